@@ -1,0 +1,437 @@
+"""One access: the look-up, the rules of who may answer, and the call of the device.
+
+Python's accesses come first (a buffer or an integer, errors raised), then those of C (raw memory, return codes). In
+both, a look-up is done before anything is touched, and a read finds its memory zeroed.
+"""
+
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.long cimport PyLong_Check
+from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ._buffers cimport Scratch, lend, open_buffer, take_back, view_of
+from ._platform cimport (
+    DBS_BYTES,
+    DBS_FLAT_VIEW,
+    DBS_OTHER,
+    dbs_bytes_of_integer,
+    dbs_integer_of_bytes,
+    dbs_usual_memory,
+)
+from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Space, address_object, find_range
+
+import operator
+
+from .errors import NoDeviceError, format_count
+from .resources import MAX_ADDRESS, MAX_PORT
+
+
+cdef extern from "Python.h":
+    const size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    object PyObject_Vectorcall(object function, PyObject *const *arguments, size_t count_and_flags, PyObject *keywords)
+
+
+cdef enum:
+    INTEGER_SIZES = 0b100010110  # bit n: integers of n bytes may be loaded and stored
+    PORT_INTEGER_SIZES = 0b10110
+
+
+cdef str bus_name(Space space):
+    return "PIO" if space == PIO else "MMIO"
+
+
+# ----------------------------------------------------------------------------- arguments
+
+
+cdef uint64_t uint64_of(object value) except? NOT_AN_INTEGER:
+    return value
+
+
+cdef inline bint try_uint64_of(object value, uint64_t *number) except -1:
+    """Convert an integer, and return whether it is 0..2**64 - 1; `TypeError` if it is no integer.
+
+    A try statement around the conversion would save and restore the thread's exception state on every access, which
+    costs as much as the conversion. Hence it is called as if it raised nothing, and asked for its exception after.
+    """
+    if not PyLong_Check(value):
+        value = operator.index(value)  # the conversion would truncate a float
+    number[0] = (<uint64_t (*)(object) noexcept>uint64_of)(value)
+    if number[0] == NOT_AN_INTEGER and PyErr_Occurred() != NULL:
+        PyErr_Clear()
+        return False
+    return True
+
+
+cdef uint64_t address_of(object value, Space space) except? NOT_AN_INTEGER:
+    """Return an address or port; `OverflowError` outside its space, `TypeError` if it is no integer."""
+    cdef uint64_t address
+    if not try_uint64_of(value, &address) or (space == PIO and address > 0xFFFF):
+        raise outside_space(value, space)
+    return address
+
+
+cdef object outside_space(object address, Space space):
+    maximum = MAX_PORT if space == PIO else MAX_ADDRESS
+    return OverflowError(f"{bus_name(space)} address {address:#x} lies outside 0x0..{maximum:#x}")
+
+
+cdef inline bint is_integer_size(uint64_t size, Space space) noexcept nogil:
+    return size <= 8 and ((PORT_INTEGER_SIZES if space == PIO else INTEGER_SIZES) >> size) & 1
+
+
+cdef size_t size_of(object value, Space space) except 0:
+    """Return the size of an integer in bytes; `ValueError` if it has another one, `TypeError` if it is no integer."""
+    cdef uint64_t size
+    if not try_uint64_of(value, &size) or not is_integer_size(size, space):
+        raise wrong_size(value, space)
+    return size
+
+
+cdef object wrong_size(object size, Space space):
+    sizes = "1, 2 or 4" if space == PIO else "1, 2, 4 or 8"
+    return ValueError(f"{bus_name(space)} integers have {sizes} bytes, not {size:#x}")
+
+
+cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER:
+    """Return a value to be stored; `ValueError` if it does not fit the size, `TypeError` if it is no integer."""
+    cdef uint64_t number
+    if not try_uint64_of(value, &number) or number > <uint64_t>-1 >> (64 - 8 * size):
+        raise value_does_not_fit(value, size)
+    return number
+
+
+cdef object value_does_not_fit(object value, size_t size):
+    return ValueError(f"value {value:#x} does not fit {format_count(size, 'byte')}")
+
+
+# ----------------------------------------------------------------------------- who answers
+
+
+cdef inline PyObject *owner_of(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept nogil:
+    """Return the RangeEntry that an access of `size` >= 1 bytes goes to, or NULL. Borrowed from the tables."""
+    cdef Py_ssize_t index = find_range(ranges, address)
+    if index < 0 or (size - 1 > ranges.lasts[index] - address and not tables.pass_straddling):
+        return NULL
+    return ranges.entries[index]
+
+
+cdef int refuse_unless_open(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1:
+    """Raise the error of an access that nobody answers, unless the bus is open."""
+    cdef Py_ssize_t index
+    if tables.open_bus >= 0:
+        return 0
+    index = find_range(ranges, address)
+    if index < 0:
+        raise NoDeviceError(bus_name(ranges.space), address, size)
+    owner = (ranges.bases[index], ranges.lasts[index], (<RangeEntry>ranges.entries[index]).device)
+    raise NoDeviceError(bus_name(ranges.space), address, size, owner)
+
+
+# ----------------------------------------------------------------------------- calls of devices
+
+
+cdef inline int call_handler(object function, object method_self, object base, object offset, object view) except -1:
+    cdef PyObject *arguments[5]
+    cdef size_t first = 2
+    if method_self is not None:
+        first = 1
+        arguments[1] = <PyObject *>method_self
+    arguments[2] = <PyObject *>base
+    arguments[3] = <PyObject *>offset
+    arguments[4] = <PyObject *>view
+    # The callee may use the place before the first argument while it runs, hence one place more.
+    PyObject_Vectorcall(function, arguments + first, (5 - first) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+    return 0
+
+
+cdef int call_locked(RangeEntry entry, object function, object method_self, object offset, object view) except -1:
+    entry.acquire()
+    try:
+        return call_handler(function, method_self, entry.base_object, offset, view)
+    finally:
+        entry.release()
+
+
+cdef inline int call_read(RangeEntry entry, uint64_t address, object view) except -1:
+    cdef object offset = address_object(entry.offsets, address - entry.base)
+    if entry.acquire is None:
+        return call_handler(entry.read_function, entry.read_self, entry.base_object, offset, view)
+    return call_locked(entry, entry.read_function, entry.read_self, offset, view)
+
+
+cdef inline int call_write(RangeEntry entry, uint64_t address, object view) except -1:
+    cdef object offset = address_object(entry.offsets, address - entry.base)
+    if entry.acquire is None:
+        return call_handler(entry.write_function, entry.write_self, entry.base_object, offset, view)
+    return call_locked(entry, entry.write_function, entry.write_self, offset, view)
+
+
+# The two calls of a native device. They differ by space in the method alone.
+
+cdef inline int native_read(PyObject *owner, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    cdef uint64_t base = (<RangeEntry>owner).base
+    if (<RangeEntry>owner).space == PIO:
+        return (<RangeEntry>owner).native.c_pio_read(base, address - base, data, size)
+    return (<RangeEntry>owner).native.c_read(base, address - base, data, size)
+
+
+cdef inline int native_write(PyObject *owner, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
+    cdef uint64_t base = (<RangeEntry>owner).base
+    if (<RangeEntry>owner).space == PIO:
+        return (<RangeEntry>owner).native.c_pio_write(base, address - base, data, size)
+    return (<RangeEntry>owner).native.c_write(base, address - base, data, size)
+
+
+cdef inline void clear(uint8_t *data, size_t size) noexcept nogil:
+    """Zero the memory of a read; for the sizes of registers this is one store, not a call."""
+    if size == 4:
+        memset(data, 0, 4)
+    elif size == 1:
+        data[0] = 0
+    elif size == 8:
+        memset(data, 0, 8)
+    elif size == 2:
+        memset(data, 0, 2)
+    else:
+        memset(data, 0, size)
+
+
+# ----------------------------------------------------------------------------- Python's accesses: buffers
+
+
+cdef struct Memory:
+    uint8_t *start
+    size_t size
+    int kind  # DBS_OTHER: held through `buffer`
+    Py_buffer buffer
+
+
+cdef inline int open_memory(object data, bint for_read, Memory *memory) except -1:
+    """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if it cannot be one."""
+    memory.kind = dbs_usual_memory(data, for_read, &memory.start, &memory.size)
+    if memory.kind == DBS_OTHER:
+        open_buffer(data, for_read, &memory.buffer)
+        memory.start = <uint8_t *>memory.buffer.buf
+        memory.size = memory.buffer.len
+    return 0
+
+
+cdef inline void close_memory(Memory *memory) noexcept:
+    if memory.kind == DBS_OTHER:
+        PyBuffer_Release(&memory.buffer)
+
+
+cdef inline object view_of_memory(object data, bint for_read, Memory *memory):
+    """Return the view that a device is given, and close `memory`."""
+    if memory.kind == DBS_FLAT_VIEW:
+        return data
+    if memory.kind == DBS_BYTES:
+        return PyMemoryView_FromObject(data)
+    return view_of(data, for_read, &memory.buffer)
+
+
+cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
+    """Read into a writable buffer."""
+    cdef Memory memory
+    cdef PyObject *owner
+    cdef RangeEntry entry
+    open_memory(data, True, &memory)
+    owner = owner_of(tables, ranges, address, memory.size)
+    if owner == NULL:
+        if tables.open_bus >= 0:
+            memset(memory.start, tables.open_bus, memory.size)
+        close_memory(&memory)
+        return refuse_unless_open(tables, ranges, address, memory.size)
+    clear(memory.start, memory.size)
+    entry = <RangeEntry>owner  # held, since the device may unregister itself
+    if entry.native is None:
+        return call_read(entry, address, view_of_memory(data, True, &memory))
+    if memory.kind != DBS_OTHER:
+        open_buffer(data, True, &memory.buffer)  # held, since the device may run Python code
+    try:
+        return native_read(owner, address, memory.start, memory.size)
+    finally:
+        PyBuffer_Release(&memory.buffer)
+
+
+cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
+    """Write from a buffer."""
+    cdef Memory memory
+    cdef PyObject *owner
+    cdef RangeEntry entry
+    open_memory(data, False, &memory)
+    owner = owner_of(tables, ranges, address, memory.size)
+    if owner == NULL:
+        close_memory(&memory)
+        return refuse_unless_open(tables, ranges, address, memory.size)
+    entry = <RangeEntry>owner
+    if entry.native is None:
+        return call_write(entry, address, view_of_memory(data, False, &memory))
+    if memory.kind != DBS_OTHER:
+        open_buffer(data, False, &memory.buffer)
+    try:
+        return native_write(owner, address, memory.start, memory.size)
+    finally:
+        PyBuffer_Release(&memory.buffer)
+
+
+# ----------------------------------------------------------------------------- Python's accesses: integers
+
+
+cdef int lent_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t size) except -1:
+    """Read 1, 2, 4 or 8 bytes from a Python device through memory lent to it; all 8 bytes of `data` are written."""
+    cdef Scratch scratch = lend(size, True)
+    try:
+        call_read(entry, address, scratch.view)
+        memcpy(data, scratch.memory, 8)
+    finally:
+        take_back(scratch)
+    return 0
+
+
+cdef int lent_write(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size) except -1:
+    """Write 1, 2, 4 or 8 bytes to a Python device through memory lent to it."""
+    cdef Scratch scratch = lend(size, False)
+    memcpy(scratch.memory, data, size)
+    try:
+        call_write(entry, address, scratch.view)
+    finally:
+        take_back(scratch)
+    return 0
+
+
+cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil:
+    """Return what an unowned load gives: the open-bus byte in every place, or 0."""
+    if tables.open_bus < 0:
+        return 0
+    return (<uint64_t>0x0101010101010101 * <uint64_t>tables.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
+
+
+cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER:
+    """Read an integer of a size that `size_of` has passed."""
+    cdef uint8_t data[8]
+    cdef PyObject *owner = owner_of(tables, ranges, address, size)
+    cdef RangeEntry entry
+    if owner == NULL:
+        refuse_unless_open(tables, ranges, address, size)
+        return open_bus_value(tables, size)
+    entry = <RangeEntry>owner
+    if entry.native is None:
+        lent_read(entry, address, data, size)
+    else:
+        memset(data, 0, 8)
+        native_read(owner, address, data, size)
+    return dbs_integer_of_bytes(data, size, tables.big_endian)
+
+
+cdef int store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1:
+    """Write an integer of a size that `size_of` has passed."""
+    cdef uint8_t data[8]
+    cdef PyObject *owner = owner_of(tables, ranges, address, size)
+    cdef RangeEntry entry
+    if owner == NULL:
+        return refuse_unless_open(tables, ranges, address, size)
+    entry = <RangeEntry>owner
+    dbs_bytes_of_integer(value, size, tables.big_endian, data)
+    if entry.native is None:
+        return lent_write(entry, address, data, size)
+    return native_write(owner, address, data, size)
+
+
+# ----------------------------------------------------------------------------- accesses of C
+
+
+cdef int c_load(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef PyObject *owner
+    if not is_integer_size(size, ranges.space):
+        raise_wrong_size(size, ranges.space)
+    owner = owner_of(tables, ranges, address, size)
+    if owner == NULL:
+        value[0] = open_bus_value(tables, size)
+        return 1
+    value[0] = 0
+    memset(data, 0, 8)
+    if (<RangeEntry>owner).native is not None:
+        native_read(owner, address, data, size)
+    else:
+        python_read(owner, address, data, size)
+    value[0] = dbs_integer_of_bytes(data, size, tables.big_endian)
+    return 0
+
+
+cdef int c_store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef PyObject *owner
+    if not is_integer_size(size, ranges.space):
+        raise_wrong_size(size, ranges.space)
+    owner = owner_of(tables, ranges, address, size)
+    if owner == NULL:
+        return 1
+    dbs_bytes_of_integer(value, size, tables.big_endian, data)
+    if (<RangeEntry>owner).native is not None:
+        return native_write(owner, address, data, size)
+    return python_write(owner, address, data, size)
+
+
+cdef int c_read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *owner
+    if size == 0:
+        raise_empty_access()
+    owner = owner_of(tables, ranges, address, size)
+    if owner == NULL:
+        memset(data, tables.open_bus if tables.open_bus >= 0 else 0, size)
+        return 1
+    clear(data, size)
+    if (<RangeEntry>owner).native is not None:
+        return native_read(owner, address, data, size)
+    return python_read(owner, address, data, size)
+
+
+cdef int c_write(IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *owner
+    if size == 0:
+        raise_empty_access()
+    owner = owner_of(tables, ranges, address, size)
+    if owner == NULL:
+        return 1
+    if (<RangeEntry>owner).native is not None:
+        return native_write(owner, address, data, size)
+    return python_write(owner, address, data, size)
+
+
+cdef int raise_wrong_size(size_t size, Space space) except -1 with gil:
+    raise wrong_size(size, space)
+
+
+cdef int raise_empty_access() except -1 with gil:
+    raise ValueError("an access takes at least 1 byte")
+
+
+# A device may keep the view that it is given, so that it is never given the memory of a C caller: it works on a copy,
+# which is lent again only when nobody can reach it.
+
+cdef int python_read(PyObject *owner, uint64_t address, uint8_t *data, size_t size) except -1 with gil:
+    cdef RangeEntry entry = <RangeEntry>owner
+    cdef uint8_t integer[8]
+    cdef bytearray copy
+    cdef object export
+    if is_integer_size(size, MMIO):
+        lent_read(entry, address, integer, size)
+        memcpy(data, integer, size)
+        return 0
+    copy = bytearray(size)
+    export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
+    call_read(entry, address, memoryview(copy))
+    memcpy(data, <char *>copy, size)
+    return 0
+
+
+cdef int python_write(PyObject *owner, uint64_t address, const uint8_t *data, size_t size) except -1 with gil:
+    cdef RangeEntry entry = <RangeEntry>owner
+    if is_integer_size(size, MMIO):
+        return lent_write(entry, address, data, size)
+    return call_write(entry, address, memoryview((<const char *>data)[:size]))

@@ -1,0 +1,134 @@
+"""What the bus does with ranges outside the hot path: picking them out of resources, and drawing the map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import InvalidRangeError, describe_device, format_count, format_range
+from .resources import MAX_ADDRESS, MAX_PORT, MmioAddressRange, PioAddressRange, Resource
+
+if TYPE_CHECKING:
+    from ._bus import Bus, IoManager
+    from .device import DeviceIo
+
+__all__ = ["MappedRange", "mapped_ranges", "render_map", "same_map", "trapped_ranges"]
+
+
+class MappedRange(NamedTuple):
+    """One range of a bus and the device that owns it.
+
+    Attributes
+    ----------
+    bus : str
+        "MMIO" or "PIO".
+    base, last : int
+        First and last address (or port), both inclusive.
+    device : DeviceIo
+        The owner.
+    """
+
+    bus: str
+    base: int
+    last: int
+    device: DeviceIo
+
+    def __repr__(self) -> str:
+        return f"MappedRange({self.bus} {format_range(self.base, self.last)}, {describe_device(self.device)})"
+
+
+def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[bool, int, int]]:
+    """Return (whether PIO, base, last) of each resource that the bus traps, in order.
+
+    Raises
+    ------
+    InvalidRangeError
+        A range is empty or runs past the end of its space.
+    TypeError
+        Something in `resources` is no resource.
+    """
+    ranges = []
+    for resource in resources:
+        if isinstance(resource, PioAddressRange):
+            is_pio, maximum = True, MAX_PORT
+        elif isinstance(resource, MmioAddressRange):
+            is_pio, maximum = False, MAX_ADDRESS
+        elif isinstance(resource, Resource):
+            continue
+        else:
+            raise TypeError(f"resources must be Resource objects, not {type(resource).__name__}")
+        base, size = resource.base, resource.size
+        if size == 0:
+            raise InvalidRangeError(f"{resource!r} is empty")
+        if size - 1 > maximum - base:
+            raise InvalidRangeError(f"{resource!r} runs past the end of its space, {maximum:#x}")
+        ranges.append((is_pio, base, base + size - 1))
+    return ranges
+
+
+_BINARY_UNITS = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in the largest unit that divides it; from five digits on, rounded where none does.
+
+    >>> format_bytes(0x1000), format_bytes(0x1800), format_bytes(24), format_bytes(0xFFFFFFFF)
+    ('4 KiB', '6 KiB', '24 bytes', '~4 GiB')
+    """
+    for exponent, unit in _BINARY_UNITS:
+        if count >= 1 << exponent:
+            if count % (1 << exponent) == 0:
+                return f"{count >> exponent} {unit}"
+            if count % 1024 and count >= 10_000:
+                return f"~{count / (1 << exponent):.3g} {unit}"
+    return format_count(count, "byte")
+
+
+def _bus_rows(bus: Bus, unit: str) -> list[tuple[str, str, str]]:
+    rows = []
+    previous_last: int | None = None
+    for base, last, device in bus:
+        if previous_last is not None and base > previous_last + 1:
+            rows.append((format_range(previous_last + 1, base - 1), _format_size(base - previous_last - 1, unit), "-"))
+        rows.append((format_range(base, last), _format_size(last - base + 1, unit), describe_device(device)))
+        previous_last = last
+    return rows
+
+
+def _format_size(count: int, unit: str) -> str:
+    return format_bytes(count) if unit == "byte" else format_count(count, unit)
+
+
+def render_map(manager: IoManager) -> str:
+    """Return both address spaces as a table sorted by address; holes between ranges have "-" for a device."""
+    sections = (
+        (f"MMIO: {format_count(len(manager.mmio_bus), 'range')}", _bus_rows(manager.mmio_bus, "byte")),
+        (f"PIO: {format_count(len(manager.pio_bus), 'range')}", _bus_rows(manager.pio_bus, "port")),
+    )
+    rows = [row for _, rows in sections for row in rows]
+    range_width = max((len(row[0]) for row in rows), default=0)
+    size_width = max((len(row[1]) for row in rows), default=0)
+    lines = []
+    for title, section_rows in sections:
+        lines.append(title)
+        lines += [f"  {range_:<{range_width}}  {size:>{size_width}}  {name}" for range_, size, name in section_rows]
+    return "\n".join(lines)
+
+
+def mapped_ranges(manager: IoManager) -> list[MappedRange]:
+    """Return every range of both buses."""
+    return [
+        MappedRange(name, base, last, device)
+        for name, bus in (("MMIO", manager.mmio_bus), ("PIO", manager.pio_bus))
+        for base, last, device in bus
+    ]
+
+
+def same_map(one: IoManager, other: IoManager) -> bool:
+    """Return whether two managers map the same ranges, to devices that trap equal resources."""
+    ones, others = mapped_ranges(one), mapped_ranges(other)
+    return len(ones) == len(others) and all(
+        a[:3] == b[:3]
+        and (a.device is b.device or a.device.get_trapped_io_resources() == b.device.get_trapped_io_resources())
+        for a, b in zip(ones, others, strict=True)
+    )

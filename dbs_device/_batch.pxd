@@ -1,0 +1,4 @@
+from ._tables cimport RangeTable
+
+
+cdef object find_ranges(RangeTable table, object addresses)

@@ -1,0 +1,124 @@
+"""The memory of an access as a device sees it: a flat memoryview of the caller's buffer, or of memory lent to it."""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_FULL_RO,
+    PyBuffer_FillInfo,
+    PyBuffer_IsContiguous,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.string cimport memset
+
+from ._platform cimport dbs_view_is_unshared
+
+
+# ----------------------------------------------------------------------------- the caller's buffer
+
+
+@cython.final
+cdef class FlatBuffer:
+    """Exports the memory of a buffer as bytes in one dimension, which not every exporter can be cast to."""
+
+    cdef Py_buffer source
+    cdef bint readonly
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.source.buf, self.source.len, self.readonly, flags)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.source)
+
+
+cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1:
+    """Take the buffer of `data` and check that an access can be made with it.
+
+    `TypeError`: no buffer. `BufferError`: not C-contiguous or, for a read, not writable. `ValueError`: empty, or a
+    released memoryview. Every other outcome leaves `buffer` for the caller to release or to hand to `view_of`.
+    """
+    PyObject_GetBuffer(data, buffer, PyBUF_FULL_RO)
+    if buffer.len == 0:
+        PyBuffer_Release(buffer)
+        raise ValueError("an access takes a buffer of at least 1 byte")
+    if not PyBuffer_IsContiguous(buffer, b"C"):
+        PyBuffer_Release(buffer)
+        raise BufferError(f"an access takes a C-contiguous buffer, which this {type(data).__name__} is not")
+    if for_read and buffer.readonly:
+        PyBuffer_Release(buffer)
+        raise BufferError(f"a read takes a writable buffer, which this {type(data).__name__} is not")
+    return 0
+
+
+cdef object view_of(object data, bint for_read, Py_buffer *buffer):
+    """Return the flat memoryview of `data` that a device is given, and release `buffer` or let the view keep it."""
+    cdef FlatBuffer flat
+    if type(data) is bytearray if for_read else type(data) is bytes:
+        PyBuffer_Release(buffer)
+        return PyMemoryView_FromObject(data)
+    if (
+        PyMemoryView_Check(data)
+        and buffer.ndim == 1
+        and buffer.format[0] == c'B'
+        and buffer.format[1] == 0
+        and buffer.readonly != for_read
+    ):
+        PyBuffer_Release(buffer)
+        return data
+    flat = FlatBuffer.__new__(FlatBuffer)
+    flat.source = buffer[0]
+    flat.readonly = not for_read
+    return PyMemoryView_FromObject(flat)
+
+
+# ----------------------------------------------------------------------------- memory lent to a device
+
+
+@cython.final
+cdef class Scratch:
+    """Up to 8 bytes that the engine lends to a device for one access, with the view that the device is given.
+
+    It holds its own view, which holds it: `take_back` cuts that cycle where it does not keep both for the next access.
+    """
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.memory, self.size, not self.for_read, flags)
+
+
+# One spare for each direction and size (1, 2, 4, 8 bytes, at the index of the size), a reference being owned, or NULL.
+# An access that finds none, because an outer access or another thread has it, makes its own. The GIL guards them; on
+# free-threaded builds they stay empty, since `dbs_view_is_unshared` says no.
+cdef PyObject *spares[2][9]
+
+
+cdef Scratch lend(size_t size, bint for_read):
+    """Return `size` (1, 2, 4, 8) bytes of memory, all zero, that nobody else has."""
+    cdef PyObject *spare = spares[for_read][size]
+    cdef Scratch scratch
+    if spare != NULL:
+        spares[for_read][size] = NULL
+        scratch = <Scratch>spare
+        Py_DECREF(scratch)  # the spare's reference; `scratch` holds one
+        memset(scratch.memory, 0, sizeof(scratch.memory))
+        return scratch
+    scratch = Scratch.__new__(Scratch)
+    scratch.size = size
+    scratch.for_read = for_read
+    scratch.view = PyMemoryView_FromObject(scratch)
+    return scratch
+
+
+cdef int take_back(Scratch scratch) except -1:
+    """Keep what was lent for the next access, unless somebody can still reach its memory, or there is a spare.
+
+    The caller holds one reference.
+    """
+    cdef PyObject **spare = &spares[scratch.for_read][scratch.size]
+    if spare[0] == NULL and dbs_view_is_unshared(<PyObject *>scratch.view):
+        Py_INCREF(scratch)
+        spare[0] = <PyObject *>scratch
+    else:
+        scratch.view = None
+    return 0

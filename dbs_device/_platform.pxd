@@ -1,0 +1,144 @@
+"""The few things that C says and Cython cannot: C11 atomics, byte order, and a look into a memoryview.
+
+The C text is emitted into every module that cimports this file, so that other packages need no include path.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint64_t
+
+
+cdef extern from * nogil:
+    """
+    #ifndef DBS_DEVICE_PLATFORM
+    #define DBS_DEVICE_PLATFORM
+    #include <stdatomic.h>
+    #include <stddef.h>
+    #include <stdint.h>
+
+    /* A number that threads read and write without order between them: torn values cannot happen, stale ones can. */
+    typedef _Atomic size_t dbs_hint;
+    static inline size_t dbs_hint_load(dbs_hint *hint) {
+        return atomic_load_explicit(hint, memory_order_relaxed);
+    }
+    static inline void dbs_hint_store(dbs_hint *hint, size_t value) {
+        atomic_store_explicit(hint, value, memory_order_relaxed);
+    }
+
+    typedef _Atomic uint64_t dbs_generation;
+    static inline uint64_t dbs_generation_load(dbs_generation *generation) {
+        return atomic_load_explicit(generation, memory_order_acquire);
+    }
+    static inline void dbs_generation_store(dbs_generation *generation, uint64_t value) {
+        atomic_store_explicit(generation, value, memory_order_release);
+    }
+
+    /* Held for a handful of instructions only, never across a call: waiting by spinning is right. */
+    typedef atomic_flag dbs_spinlock;
+    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_flag_clear(lock); }
+    static inline void dbs_spinlock_acquire(dbs_spinlock *lock) {
+        while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire)) { }
+    }
+    static inline void dbs_spinlock_release(dbs_spinlock *lock) {
+        atomic_flag_clear_explicit(lock, memory_order_release);
+    }
+
+    /* An integer from the first `size` (1, 2, 4, 8) of eight bytes, of which the others are ignored. The compiler
+       makes one load of the shifts, and a byte swap where the order is the other one. */
+    static inline uint64_t dbs_integer_of_bytes(const uint8_t *bytes, size_t size, int big_endian) {
+        uint64_t value;
+        if (big_endian) {
+            value = (uint64_t)bytes[7] | (uint64_t)bytes[6] << 8 | (uint64_t)bytes[5] << 16 |
+                    (uint64_t)bytes[4] << 24 | (uint64_t)bytes[3] << 32 | (uint64_t)bytes[2] << 40 |
+                    (uint64_t)bytes[1] << 48 | (uint64_t)bytes[0] << 56;
+            return value >> (64 - 8 * size);
+        }
+        value = (uint64_t)bytes[0] | (uint64_t)bytes[1] << 8 | (uint64_t)bytes[2] << 16 |
+                (uint64_t)bytes[3] << 24 | (uint64_t)bytes[4] << 32 | (uint64_t)bytes[5] << 40 |
+                (uint64_t)bytes[6] << 48 | (uint64_t)bytes[7] << 56;
+        return value & (~(uint64_t)0 >> (64 - 8 * size));
+    }
+    /* The reverse: all eight bytes are written, of which the first `size` are the integer, masked to its size. */
+    static inline void dbs_bytes_of_integer(uint64_t value, size_t size, int big_endian, uint8_t *bytes) {
+        int i;
+        if (big_endian) {
+            value <<= 64 - 8 * size;
+            for (i = 0; i < 8; i++) bytes[i] = (uint8_t)(value >> (56 - 8 * i));
+        } else {
+            for (i = 0; i < 8; i++) bytes[i] = (uint8_t)(value >> (8 * i));
+        }
+    }
+
+    /* Whether nobody else can reach the memory of a memoryview to which one reference is held, and one to its exporter:
+       no other view of its managed buffer (slices and casts are such), no buffer taken from it, and no reference to
+       the exporter but the held one and the managed buffer's. A view that was released is of no more use.
+       Free threading has no cheap way to tell, so there the answer is no. */
+    static inline int dbs_view_is_unshared(PyObject *view) {
+    #ifdef Py_GIL_DISABLED
+        (void)view;
+        return 0;
+    #else
+        PyMemoryViewObject *self = (PyMemoryViewObject *)view;
+        return Py_REFCNT(view) == 1 && self->exports == 0 && !(self->flags & _Py_MEMORYVIEW_RELEASED) &&
+               self->mbuf->exports == 1 && Py_REFCNT(self->mbuf) == 1 && Py_REFCNT(self->mbuf->master.obj) == 2;
+    #endif
+    }
+    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access:
+       a memoryview that a device can be given as it is (flat, unsigned bytes, of the wanted access, not released), or a
+       bytes object to be written, or a bytearray to be read into. Anything else, and nothing at all, is DBS_OTHER.
+       Between this and the use of the memory no Python code may run. On free-threaded builds another thread could
+       release or resize it in that time, so that there the protocol has to be used. */
+    enum { DBS_OTHER, DBS_FLAT_VIEW, DBS_BYTES };
+    static inline int dbs_usual_memory(PyObject *object, int for_read, uint8_t **memory, size_t *size) {
+    #ifndef Py_GIL_DISABLED
+        if (PyMemoryView_Check(object)) {
+            PyMemoryViewObject *self = (PyMemoryViewObject *)object;
+            *memory = (uint8_t *)self->view.buf;
+            *size = (size_t)self->view.len;
+            if (self->view.ndim == 1 && self->view.strides[0] == 1 && self->view.suboffsets == NULL &&
+                self->view.format[0] == 'B' && self->view.format[1] == 0 && self->view.readonly != for_read &&
+                self->view.len > 0 && !(self->flags & _Py_MEMORYVIEW_RELEASED) &&
+                !(self->mbuf->flags & _Py_MANAGED_BUFFER_RELEASED)) {
+                return DBS_FLAT_VIEW;
+            }
+        } else if (for_read ? PyByteArray_CheckExact(object) : PyBytes_CheckExact(object)) {
+            *memory = (uint8_t *)(for_read ? PyByteArray_AS_STRING(object) : PyBytes_AS_STRING(object));
+            *size = (size_t)Py_SIZE(object);
+            if (*size > 0) {
+                return DBS_BYTES;
+            }
+        }
+    #else
+        (void)object; (void)for_read; (void)memory; (void)size;
+    #endif
+        return DBS_OTHER;
+    }
+    #endif
+    """
+    ctypedef struct dbs_hint:
+        pass
+    size_t dbs_hint_load(dbs_hint *hint) noexcept
+    void dbs_hint_store(dbs_hint *hint, size_t value) noexcept
+
+    ctypedef struct dbs_generation:
+        pass
+    uint64_t dbs_generation_load(dbs_generation *generation) noexcept
+    void dbs_generation_store(dbs_generation *generation, uint64_t value) noexcept
+
+    ctypedef struct dbs_spinlock:
+        pass
+    void dbs_spinlock_init(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_acquire(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_release(dbs_spinlock *lock) noexcept
+
+    uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
+    void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept
+
+
+cdef extern from *:
+    bint dbs_view_is_unshared(PyObject *view) noexcept  # no object: Cython would count a reference of its own
+
+    cdef enum:
+        DBS_OTHER
+        DBS_FLAT_VIEW
+        DBS_BYTES
+    int dbs_usual_memory(object data, bint for_read, uint8_t **memory, size_t *size) noexcept

@@ -1,0 +1,133 @@
+cimport cython
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from ._native cimport NativeDevice
+from ._platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
+
+
+cdef extern from "Python.h":
+    PyObject *PyList_GET_ITEM(object list_, Py_ssize_t index) noexcept  # borrowed, unlike that of cpython.list
+
+
+cdef enum Space:
+    PIO = 0
+    MMIO = 1
+
+
+# What a look-up needs of a table, so that it can be passed on without the GIL.
+cdef struct Ranges:
+    const uint64_t *bases
+    const uint64_t *lasts
+    PyObject **entries  # borrowed from the table's tuple of RangeEntry
+    size_t count
+    Space space
+    dbs_hint last_hit
+
+
+cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address) noexcept nogil:
+    """Return the index of the last base that is not above `address`, or 0 if all are; `bases` holds one at least.
+
+    The conditional expression becomes a conditional move: on random addresses a branch would be mispredicted half the
+    time. Bounds: low + half < count holds at every step, as `low + remaining <= count` does.
+    """
+    cdef const uint64_t *bases = ranges.bases
+    cdef size_t low = 0, remaining = ranges.count, half
+    while remaining > 1:
+        half = remaining >> 1
+        low = low + half if bases[low + half] <= address else low
+        remaining -= half
+    return low
+
+
+cdef inline Py_ssize_t find_range(Ranges *ranges, uint64_t address) noexcept nogil:
+    """Return the index of the range that owns `address`, or -1.
+
+    An empty table has a range 1..0 in place of its first, which owns nothing.
+    """
+    cdef size_t index = dbs_hint_load(&ranges.last_hit)
+    if ranges.bases[index] <= address <= ranges.lasts[index]:
+        return <Py_ssize_t>index
+    index = last_base_at_or_below(ranges, address)
+    if ranges.bases[index] <= address <= ranges.lasts[index]:
+        dbs_hint_store(&ranges.last_hit, index)
+        return <Py_ssize_t>index
+    return -1
+
+
+cdef enum:
+    SMALL_VALUES = 4096
+    MEMO_BITS = 10
+
+
+@cython.final
+cdef class AddressObjects:
+    cdef object address_type
+    cdef list small
+    cdef list memo
+    cdef uint64_t memo_keys[1 << MEMO_BITS]
+
+    cdef object make_small(self, uint64_t value)
+    cdef object remember(self, uint64_t value)
+
+
+cdef inline object address_object(AddressObjects objects, uint64_t value):
+    cdef PyObject *made
+    with cython.critical_section(objects):
+        if value < SMALL_VALUES:
+            made = PyList_GET_ITEM(objects.small, <Py_ssize_t>value)
+            return <object>made if made != <PyObject *>None else objects.make_small(value)
+        return objects.remember(value)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class RangeEntry:
+    cdef Space space
+    cdef uint64_t base
+    cdef uint64_t last
+    cdef object device
+    cdef NativeDevice native  # the device, where it is served through its vtable, else None
+    cdef object base_object
+    cdef AddressObjects offsets
+    # A handler that is a bound method is kept as its function and its self, which is the cheapest call.
+    cdef object read_function
+    cdef object read_self
+    cdef object write_function
+    cdef object write_self
+    # The lock's methods, where the device is exactly a Mutex, else None; the handlers are then the inner device's.
+    cdef object acquire
+    cdef object release
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class RangeTable:
+    cdef Ranges ranges
+    cdef tuple entries
+    cdef readonly object bases
+    cdef readonly object lasts
+
+
+cdef int check_device(object device) except -1
+cdef RangeEntry new_entry(Space space, uint64_t base, uint64_t last, object device)
+cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, tuple entries)
+cdef RangeTable empty_table(Space space)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class IoTables:
+    cdef readonly uint64_t generation
+    cdef RangeTable pio
+    cdef RangeTable mmio
+    cdef bint big_endian
+    cdef bint pass_straddling
+    cdef int open_bus  # the byte that an unowned read gives, or -1 for none
+    # Guarded by the manager's spinlock: how many calls without the GIL are using the pair, and whether the last one of
+    # them has to let it go.
+    cdef size_t pins
+    cdef bint retired
+
+
+cdef IoTables new_tables(RangeTable pio, RangeTable mmio, IoTables options, uint64_t generation)

@@ -1,0 +1,99 @@
+"""Addresses and sizes of the two I/O spaces: memory-mapped (MMIO, 64 bit) and port-mapped (PIO, 16 bit).
+
+They are integers with a checked width. Arithmetic on them gives plain integers, which do not wrap.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import ClassVar, Self, SupportsIndex
+
+__all__ = ["IoAddress", "IoSize", "PioAddress", "PioSize"]
+
+
+class _FixedWidthInt(int):
+    """An int that fits a given number of bits."""
+
+    __slots__ = ()
+
+    _maximum: ClassVar[int]
+
+    def __new__(cls, value: SupportsIndex = 0) -> Self:
+        number = operator.index(value)
+        if not 0 <= number <= cls._maximum:
+            raise ValueError(f"{cls.__name__} takes 0x0..{cls._maximum:#x}, not {number:#x}")
+        return super().__new__(cls, number)
+
+    def raw_value(self) -> int:
+        """Return the value as a plain int."""
+        return int(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({int(self):#x})"
+
+
+class IoAddress(_FixedWidthInt):
+    """An address of the memory-mapped I/O space.
+
+    Parameters
+    ----------
+    value : int
+        0 .. 2**64 - 1; `ValueError` outside of it, `TypeError` if it is no integer.
+
+    Examples
+    --------
+    >>> IoAddress(0xFEC00000)
+    IoAddress(0xfec00000)
+    >>> IoAddress(PioAddress(0x3F8)) + 4
+    1020
+    """
+
+    __slots__ = ()
+    _maximum = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class IoSize(_FixedWidthInt):
+    """A size, in bytes, in the memory-mapped I/O space.
+
+    Parameters
+    ----------
+    value : int
+        0 .. 2**64 - 1; `ValueError` outside of it, `TypeError` if it is no integer.
+    """
+
+    __slots__ = ()
+    _maximum = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class PioAddress(_FixedWidthInt):
+    """A port: an address of the port-mapped I/O space.
+
+    Parameters
+    ----------
+    value : int
+        0 .. 0xFFFF; `ValueError` outside of it, `TypeError` if it is no integer. Made from an `IoAddress` it is the
+        crate's `PioAddress::try_from`.
+
+    Examples
+    --------
+    >>> PioAddress(IoAddress(0x10000))
+    Traceback (most recent call last):
+    ValueError: PioAddress takes 0x0..0xffff, not 0x10000
+    """
+
+    __slots__ = ()
+    _maximum = 0xFFFF
+
+
+class PioSize(_FixedWidthInt):
+    """A size, in ports, in the port-mapped I/O space.
+
+    Parameters
+    ----------
+    value : int
+        0 .. 0xFFFF, as in the crate; `ValueError` outside of it, `TypeError` if it is no integer. The whole space,
+        0x10000 ports, is a size that resources take as a plain int.
+    """
+
+    __slots__ = ()
+    _maximum = 0xFFFF

@@ -1,0 +1,203 @@
+"""What a device is to the bus: `DeviceIo`, `DeviceIoMut` and `Mutex`."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Self, TypeVar
+
+from .address import IoAddress, PioAddress
+from .resources import DeviceResources
+
+__all__ = ["DeviceIo", "DeviceIoMut", "Mutex"]
+
+
+class _IoHandlers:
+    """The operations that the bus calls; by default each does nothing."""
+
+    __slots__ = ("__weakref__",)
+
+    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+        """Serve a read of memory-mapped registers by filling `data`.
+
+        Parameters
+        ----------
+        base : IoAddress
+            First address of the range that the access fell into.
+        offset : IoAddress
+            Distance of the access from `base`, in bytes.
+        data : memoryview
+            Writable, 1-D, format 'B'; one item per byte of the access, lowest address first, all zero. It is the
+            caller's own memory: what is left alone reads as zero.
+        """
+
+    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+        """Serve a write to memory-mapped registers.
+
+        Parameters
+        ----------
+        base : IoAddress
+            First address of the range that the access fell into.
+        offset : IoAddress
+            Distance of the access from `base`, in bytes.
+        data : memoryview
+            Read-only, 1-D, format 'B'; one item per byte of the access, lowest address first.
+        """
+
+    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+        """Serve a read of I/O ports (IN) by filling `data`.
+
+        Parameters
+        ----------
+        base : PioAddress
+            First port of the range that the access fell into.
+        offset : PioAddress
+            Distance of the access from `base`, in ports.
+        data : memoryview
+            As in `read`.
+        """
+
+    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+        """Serve a write to I/O ports (OUT).
+
+        Parameters
+        ----------
+        base : PioAddress
+            First port of the range that the access fell into.
+        offset : PioAddress
+            Distance of the access from `base`, in ports.
+        data : memoryview
+            As in `write`.
+        """
+
+    def get_assigned_resources(self) -> DeviceResources:
+        """Return the resources that the device was given; none by default."""
+        return DeviceResources()
+
+    def get_trapped_io_resources(self) -> DeviceResources:
+        """Return the resources whose accesses the bus must trap; by default all the assigned ones."""
+        return self.get_assigned_resources()
+
+
+class DeviceIo(_IoHandlers, ABC):
+    """A device that any thread may call at any time, and that protects its own state where that is needed.
+
+    Override the handlers that the device needs. They are looked up when the device is registered: replacing one on a
+    registered device has no effect until it is registered again. A handler runs on the thread that makes the access;
+    an exception in it comes out of the access unchanged.
+
+    The base class has no `__dict__`, so that a subclass may declare `__slots__`.
+    """
+
+    __slots__ = ()
+
+
+class DeviceIoMut(_IoHandlers):
+    """A device that only one thread may call at a time.
+
+    It is no `DeviceIo`: wrap it in `Mutex`, which is one.
+    """
+
+    __slots__ = ()
+
+
+_DeviceT = TypeVar("_DeviceT", bound=DeviceIoMut)
+
+
+class Mutex(DeviceIo, Generic[_DeviceT]):
+    """A `DeviceIo` made of a `DeviceIoMut` and a lock.
+
+    Each handler runs with the lock held. The lock is re-entrant: a handler may reach its own device again through the
+    bus. It is released when a handler raises; nothing is poisoned. A pickled or deeply copied Mutex has a lock of its
+    own; a shallow copy guards the same inner device, with the same lock.
+
+    Parameters
+    ----------
+    device : DeviceIoMut
+        The device to be protected; anything else is a `TypeError`.
+
+    Examples
+    --------
+    >>> class Counter(DeviceIoMut):
+    ...     accesses = 0
+    ...     def read(self, base, offset, data):
+    ...         self.accesses += 1
+    >>> counter = Mutex(Counter())
+    >>> counter.read(IoAddress(0), IoAddress(0), memoryview(bytearray(1)))
+    >>> with counter.lock() as device:
+    ...     device.accesses
+    1
+    """
+
+    __slots__ = ("_device", "_lock")
+
+    def __init__(self, device: _DeviceT) -> None:
+        if not isinstance(device, DeviceIoMut):
+            raise TypeError(f"Mutex takes a DeviceIoMut, not {type(device).__name__}")
+        self._device = device
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def lock(self) -> Iterator[_DeviceT]:
+        """Hold the lock for a `with` block, which is given the inner device.
+
+        Returns
+        -------
+        context manager
+            Waits for the lock on entry, and releases it on the way out, however the block ends.
+        """
+        with self._lock:
+            yield self._device
+
+    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+        """Call the inner device's `read` with the lock held."""
+        with self._lock:
+            self._device.read(base, offset, data)
+
+    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+        """Call the inner device's `write` with the lock held."""
+        with self._lock:
+            self._device.write(base, offset, data)
+
+    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+        """Call the inner device's `pio_read` with the lock held."""
+        with self._lock:
+            self._device.pio_read(base, offset, data)
+
+    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+        """Call the inner device's `pio_write` with the lock held."""
+        with self._lock:
+            self._device.pio_write(base, offset, data)
+
+    def get_assigned_resources(self) -> DeviceResources:
+        """Return the inner device's assigned resources."""
+        with self._lock:
+            return self._device.get_assigned_resources()
+
+    def get_trapped_io_resources(self) -> DeviceResources:
+        """Return the inner device's trapped resources."""
+        with self._lock:
+            return self._device.get_trapped_io_resources()
+
+    def __repr__(self) -> str:
+        return f"Mutex({self._device!r})"
+
+    def __getstate__(self) -> Any:
+        state: Any = super().__getstate__()
+        attributes, slots = state
+        return attributes, {name: value for name, value in slots.items() if name != "_lock"}
+
+    def __setstate__(self, state: Any) -> None:
+        attributes, slots = state
+        for name, value in {**(attributes or {}), **slots}.items():
+            setattr(self, name, value)
+        self._lock = threading.RLock()
+
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        # Both protect the same inner device, so both have to use the same lock.
+        twin._lock = self._lock
+        return twin
