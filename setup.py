@@ -9,7 +9,19 @@ from setuptools import Extension, setup
 # Line tracing for coverage of the .pyx files: see "Coverage" in docs/development.md.
 TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
 
-MODULES = ["_access", "_batch", "_buffers", "_bus", "_changes", "_native", "_tables"]
+MODULES = [
+    "_access",
+    "_batch",
+    "_buffers",
+    "_bus",
+    "_changes",
+    "_dispatch",
+    "_native",
+    "_owner",
+    "_tables",
+    "_transaction",
+    "_view",
+]
 
 compile_args = ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-std=c11"]
 macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []

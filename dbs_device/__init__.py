@@ -1,9 +1,12 @@
 """A device-model engine for emulators and virtual machine monitors: see the README, and `IoManager` to begin with."""
 
-from ._bus import ABI_VERSION, Bus, IoManager, Transaction
+from ._address_map import MappedRange
+from ._bus import ABI_VERSION, IoManager
 from ._native import NativeDevice
 from ._tables import IoTables
+from ._transaction import Transaction
 from ._version import __version__
+from ._view import Bus
 from .address import IoAddress, IoSize, PioAddress, PioSize
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .errors import (

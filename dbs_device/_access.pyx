@@ -43,6 +43,14 @@ cdef str bus_name(Space space):
     return "PIO" if space == PIO else "MMIO"
 
 
+cdef Space space_of(object name) except *:
+    if name == "PIO":
+        return PIO
+    if name == "MMIO":
+        return MMIO
+    raise ValueError(f"a bus is \"MMIO\" or \"PIO\", not {name!r}")
+
+
 # ----------------------------------------------------------------------------- arguments
 
 

@@ -29,51 +29,31 @@ Stability
     named in this file is private.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-
+from ._dispatch cimport (
+    DBS_DEVICE_ABI_VERSION,
+    c_abi_version,
+    c_manager_mmio_load,
+    c_manager_mmio_read,
+    c_manager_mmio_store,
+    c_manager_mmio_write,
+    c_manager_pio_in,
+    c_manager_pio_out,
+    c_manager_pio_read,
+    c_manager_pio_write,
+    c_mmio_load,
+    c_mmio_read,
+    c_mmio_store,
+    c_mmio_write,
+    c_pio_in,
+    c_pio_out,
+    c_pio_read,
+    c_pio_write,
+    c_tables_are_current,
+)
 from ._native cimport NativeDevice
-from ._platform cimport dbs_generation, dbs_spinlock
-from ._tables cimport IoTables, RangeTable
+from ._owner cimport TablesOwner
+from ._tables cimport IoTables
 
 
-cdef enum:
-    DBS_DEVICE_ABI_VERSION = 1  # what this file declares; c_abi_version() is what is loaded
-
-
-cdef class IoManager:
-    cdef object __weakref__
-    cdef IoTables _tables
-    cdef dbs_generation _generation
-    cdef dbs_spinlock _spinlock  # guards the pointer `_tables`, and the pins of the pair
-    cdef object _writer_lock
-    cdef unsigned long _writer  # identity of the thread whose transaction is open, or 0
-    cdef object _thread_exit_guard
-    cdef dict _callbacks
-
-    cdef int swap(self, RangeTable pio, RangeTable mmio, IoTables options) except -1
-
-
-cdef uint32_t c_abi_version() noexcept nogil
-
-# Whether `tables`, which came from `manager`, are still the ones that it has.
-cdef bint c_tables_are_current(IoManager manager, IoTables tables) noexcept nogil
-
-# Accesses on held tables.
-cdef int c_mmio_load(IoTables tables, uint64_t address, size_t size, uint64_t *value) except -1 nogil
-cdef int c_mmio_store(IoTables tables, uint64_t address, size_t size, uint64_t value) except -1 nogil
-cdef int c_mmio_read(IoTables tables, uint64_t address, uint8_t *data, size_t size) except -1 nogil
-cdef int c_mmio_write(IoTables tables, uint64_t address, const uint8_t *data, size_t size) except -1 nogil
-cdef int c_pio_in(IoTables tables, uint64_t port, size_t size, uint64_t *value) except -1 nogil
-cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) except -1 nogil
-cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil
-cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
-
-# The same on the tables that the manager has at the moment of the call.
-cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil
-cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil
-cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil
-cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil
-cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil
-cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil
-cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil
-cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
+cdef class IoManager(TablesOwner):
+    pass

@@ -1,94 +1,40 @@
 """The bus: `IoManager`, its transactions, its views, and C dispatch on it."""
 
 cimport cython
-from cpython.object cimport PyObject
-from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from ._access cimport (
     address_of,
-    c_load,
-    c_read,
-    c_store,
-    c_write,
     load,
     read_buffer,
     size_of,
+    space_of,
     store,
     value_of,
     write_buffer,
 )
-from ._batch cimport find_ranges
-from ._changes cimport TableChanges, changes_of
-from ._platform cimport (
-    dbs_generation_load,
-    dbs_generation_store,
-    dbs_spinlock_acquire,
-    dbs_spinlock_init,
-    dbs_spinlock_release,
-)
-from ._tables cimport (
-    MMIO,
-    PIO,
-    IoTables,
-    RangeEntry,
-    RangeTable,
-    Space,
-    address_object,
-    check_device,
-    empty_table,
-    find_range,
-    new_entry,
-    new_tables,
-)
+from ._batch cimport Batch, new_batch
+from ._dispatch cimport DBS_DEVICE_ABI_VERSION
+from ._owner cimport TablesOwner, current_tables
+from ._tables cimport MMIO, PIO, IoTables, RangeTable, new_entry
+from ._transaction cimport Transaction, begin_transaction, new_entries
+from ._view cimport new_bus
 
 import copyreg
 import functools
 import operator
-import threading
 import weakref
 from types import MethodType
 
-from ._address_map import MappedRange, mapped_ranges, render_map, same_map, trapped_ranges
-from .errors import DeviceOverlapError, NoDeviceError, TransactionError, format_count
+from ._address_map import mapped_ranges, render_map, same_map, trapped_ranges
+from .errors import format_count
 
-__all__ = ["ABI_VERSION", "Bus", "IoManager", "Transaction"]
+__all__ = ["ABI_VERSION", "IoManager"]
 
 ABI_VERSION = DBS_DEVICE_ABI_VERSION
 
 
-cdef str bus_name(Space space):
-    return "PIO" if space == PIO else "MMIO"
-
-
-cdef Space space_of(object name) except *:
-    if name == "PIO":
-        return PIO
-    if name == "MMIO":
-        return MMIO
-    raise ValueError(f"a bus is \"MMIO\" or \"PIO\", not {name!r}")
-
-
-cdef inline IoTables current_tables(IoManager manager):
-    cdef IoTables tables
-    # Taking a reference out of an attribute that others replace needs a lock on free-threaded builds, and only there.
-    with cython.critical_section(manager):
-        tables = manager._tables
-    if tables is None:
-        raise ReferenceError("the IoManager has been cleared by the garbage collector")
-    return tables
-
-
-cdef list new_entries(object device, object resources):
-    """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
-    check_device(device)
-    return [
-        new_entry(PIO if is_pio else MMIO, base, last, device) for is_pio, base, last in trapped_ranges(resources)
-    ]
-
-
-cdef class IoManager:
+cdef class IoManager(TablesOwner):
     """A bus: finds the device that owns an MMIO address or I/O port, and calls it.
 
     Any thread may access the bus while another one changes it: an access that is under way goes on with the ranges
@@ -131,18 +77,6 @@ cdef class IoManager:
     '0x5678'
     """
 
-    def __cinit__(self, *args, **kwargs):
-        cdef IoTables tables = IoTables.__new__(IoTables)
-        tables.pio = empty_table(PIO)
-        tables.mmio = empty_table(MMIO)
-        tables.open_bus = -1
-        self._tables = tables
-        dbs_generation_store(&self._generation, 0)
-        dbs_spinlock_init(&self._spinlock)
-        self._writer_lock = threading.Lock()
-        self._thread_exit_guard = threading.local()
-        self._callbacks = {}
-
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little"):
         cdef IoTables tables = current_tables(self)
         cdef IoTables options = IoTables.__new__(IoTables)
@@ -159,21 +93,6 @@ cdef class IoManager:
             raise ValueError(f"byteorder takes \"little\" or \"big\", not {byteorder!r}")
         options.big_endian = byteorder == "big"
         self.swap(tables.pio, tables.mmio, options)
-
-    cdef int swap(self, RangeTable pio, RangeTable mmio, IoTables options) except -1:
-        """Replace the pair of tables by a new one, in one step for both buses."""
-        cdef IoTables new = new_tables(pio, mmio, options, dbs_generation_load(&self._generation) + 1)
-        cdef IoTables old = self._tables
-        with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._spinlock)
-            self._tables = new
-            if old.pins != 0:
-                # The last call that uses the old pair without the GIL lets it go: see `unpin`.
-                old.retired = True
-                Py_INCREF(old)
-            dbs_spinlock_release(&self._spinlock)
-        dbs_generation_store(&self._generation, new.generation)
-        return 0
 
     # -- accesses
 
@@ -348,6 +267,100 @@ cdef class IoManager:
         cdef size_t bytes_ = size_of(size, PIO)
         store(tables, &tables.pio.ranges, address_of(port, PIO), bytes_, value_of(value, bytes_))
 
+    # -- many accesses
+
+    def mmio_load_many(self, addresses, size):
+        """Read an integer at each of many addresses, in order.
+
+        The GIL is released while the devices are native. A change of the map takes effect from the next access on.
+
+        Parameters
+        ----------
+        addresses : numpy.ndarray
+            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+        size : int
+            1, 2, 4 or 8 bytes, for all.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint64, of the shape of `addresses`.
+
+        Raises
+        ------
+        NoDeviceError, ValueError
+            As for `mmio_load`. Any exception, a device's too, says in its attribute `accesses_done`, and in a note,
+            how many accesses were done before the one that failed.
+        """
+        cdef Batch batch = new_batch(self, MMIO, size_of(size, MMIO))
+        return batch.load_each(addresses)
+
+    def mmio_store_many(self, addresses, size, values):
+        """Write an integer to each of many addresses, in order.
+
+        The GIL is released while the devices are native. A change of the map takes effect from the next access on.
+
+        Parameters
+        ----------
+        addresses : numpy.ndarray
+            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+        size : int
+            1, 2, 4 or 8 bytes, for all.
+        values : numpy.ndarray
+            Of an unsigned integer type, of the shape of `addresses`. None may exceed the greatest of the size.
+
+        Raises
+        ------
+        NoDeviceError, ValueError
+            As for `mmio_store`; for a value that does not fit, or shapes that differ, before any access. Any exception
+            of an access says how many were done, as that of `mmio_load_many` does.
+        """
+        cdef Batch batch = new_batch(self, MMIO, size_of(size, MMIO))
+        batch.store_each(addresses, values)
+
+    def pio_in_string(self, port, size, data):
+        """Read one port again and again into a buffer, as REP INS does, which a hypervisor reports as one exit.
+
+        Parameters
+        ----------
+        port : int
+            0..0xFFFF.
+        size : int
+            1, 2 or 4 bytes: of each access.
+        data : buffer
+            Writable and C-contiguous; it is filled, so that its length, a multiple of `size`, says how many accesses
+            there are. Bytes that are not reached keep their value.
+
+        Raises
+        ------
+        NoDeviceError, BufferError, TypeError, ValueError
+            As for `pio_read`; `ValueError` also for another size or length. Any exception of an access says how many
+            were done, as that of `mmio_load_many` does.
+        """
+        cdef Batch batch = new_batch(self, PIO, size_of(size, PIO))
+        batch.run_string(address_of(port, PIO), data, False)
+
+    def pio_out_string(self, port, size, data):
+        """Write a buffer to one port piece by piece, as REP OUTS does, which a hypervisor reports as one exit.
+
+        Parameters
+        ----------
+        port : int
+            0..0xFFFF.
+        size : int
+            1, 2 or 4 bytes: of each access.
+        data : buffer
+            C-contiguous; its length, a multiple of `size`, says how many accesses there are.
+
+        Raises
+        ------
+        NoDeviceError, BufferError, TypeError, ValueError
+            As for `pio_write`; `ValueError` also for another size or length. Any exception of an access says how many
+            were done, as that of `mmio_load_many` does.
+        """
+        cdef Batch batch = new_batch(self, PIO, size_of(size, PIO))
+        batch.run_string(address_of(port, PIO), data, True)
+
     # -- changes
 
     def register_device_io(self, device, resources):
@@ -376,7 +389,7 @@ cdef class IoManager:
             else than resources.
         """
         cdef list entries = new_entries(device, resources)
-        cdef Transaction transaction = self.begin_tx()
+        cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
 
@@ -398,7 +411,7 @@ cdef class IoManager:
             As for `register_device_io`.
         """
         cdef list ranges = trapped_ranges(resources)
-        cdef Transaction transaction = self.begin_tx()
+        cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.remove_ranges(ranges)
 
@@ -417,27 +430,7 @@ cdef class IoManager:
         TransactionError
             This thread has one open already.
         """
-        cdef unsigned long thread = <unsigned long>PyThread_get_thread_ident()
-        cdef Transaction transaction
-        cdef CancelAtThreadExit guard
-        cdef IoTables tables
-        if self._writer == thread:
-            raise TransactionError(
-                "this thread has a transaction open on this IoManager: make the change in it, or finish it first"
-            )
-        transaction = Transaction.__new__(Transaction)
-        guard = CancelAtThreadExit.__new__(CancelAtThreadExit)
-        guard.transaction = weakref.ref(transaction)
-        self._writer_lock.acquire()
-        self._writer = thread
-        transaction._manager = self
-        transaction._thread = thread
-        transaction._open = True
-        tables = current_tables(self)
-        transaction._pio = changes_of(tables.pio)
-        transaction._mmio = changes_of(tables.mmio)
-        self._thread_exit_guard.guard = guard
-        return transaction
+        return begin_transaction(self)
 
     def on_change(self, callback):
         """Have `callback(added, removed)` called after each change of the map.
@@ -556,466 +549,8 @@ cdef class IoManager:
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
         entries = [new_entry(space_of(bus), base, last, device) for bus, base, last, device in ranges]
-        transaction = self.begin_tx()
+        transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
         if attributes:
             self.__dict__.update(attributes)
-
-
-@cython.final
-cdef class CancelAtThreadExit:
-    """Lies in a thread's local storage, and goes with it."""
-
-    cdef object transaction
-
-    def __del__(self):
-        cdef Transaction transaction = self.transaction()
-        if transaction is not None and transaction._open:
-            transaction.finish()
-
-
-@cython.final
-cdef class Transaction:
-    """Changes of an `IoManager` that take effect together. Made by `IoManager.begin_tx`.
-
-    While it is open, no other thread can change the manager. Accesses go on with the ranges that were there before.
-    Every method raises `TransactionError` when the transaction is finished, or on another thread than the one that
-    began it. As a context manager it commits at the end of the block, and cancels if the block raises.
-    """
-
-    cdef object __weakref__
-    cdef IoManager _manager
-    cdef TableChanges _pio
-    cdef TableChanges _mmio
-    cdef unsigned long _thread
-    cdef bint _open
-
-    def __init__(self):
-        raise TypeError("a Transaction is made by IoManager.begin_tx()")
-
-    def __del__(self):
-        if self._open:
-            self.finish()
-
-    cdef int check_open(self) except -1:
-        if self._thread != <unsigned long>PyThread_get_thread_ident():
-            raise TransactionError("the transaction belongs to another thread")
-        if not self._open:
-            raise TransactionError("the transaction is finished")
-        return 0
-
-    cdef int finish(self) except -1:
-        """Let others in. Done by the thread that began it, or by the end of that thread or of the transaction."""
-        self._open = False
-        self._manager._writer = 0
-        self._manager._writer_lock.release()
-        return 0
-
-    cdef TableChanges changes(self, Space space):
-        return self._pio if space == PIO else self._mmio
-
-    cdef int add_entries(self, list entries) except -1:
-        """Add all entries or none."""
-        cdef RangeEntry entry, other
-        cdef TableChanges changes
-        cdef list added = []
-        for entry in entries:
-            changes = self.changes(entry.space)
-            other = changes.overlapping(entry.base, entry.last)
-            if other is not None:
-                for done in added:
-                    self.changes((<RangeEntry>done).space).remove(done)
-                raise DeviceOverlapError(
-                    bus_name(entry.space), entry.base, entry.last, entry.device, other.base, other.last, other.device
-                )
-            changes.add(entry)
-            added.append(entry)
-        return 0
-
-    cdef int remove_ranges(self, list ranges) except -1:
-        """Remove the entries of all ranges (is PIO, base, last) or of none."""
-        cdef RangeEntry entry
-        cdef list entries = []
-        for is_pio, base, last in ranges:
-            entry = self.changes(PIO if is_pio else MMIO).exactly(base, last)
-            if entry is None or entry in entries:
-                raise NoDeviceError("PIO" if is_pio else "MMIO", base, last - base + 1, exact=True)
-            entries.append(entry)
-        for entry in entries:
-            self.changes(entry.space).remove(entry)
-        return 0
-
-    def register_device_io(self, device, resources):
-        """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
-
-        Overlaps are noticed now. O(log(ranges)) for each range.
-
-        Parameters
-        ----------
-        device : DeviceIo
-            The device.
-        resources : iterable of Resource
-            Those that are neither ports nor MMIO are passed over.
-
-        Raises
-        ------
-        DeviceOverlapError, InvalidRangeError, TypeError
-            As for `IoManager.register_device_io`. Nothing of this call is then kept; the transaction goes on.
-        TransactionError
-            The transaction is finished, or belongs to another thread.
-        """
-        self.check_open()
-        self.add_entries(new_entries(device, resources))
-
-    def unregister_device_io(self, resources):
-        """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.
-
-        O(log(ranges)) for each range.
-
-        Parameters
-        ----------
-        resources : iterable of Resource
-            Each range has to be registered, or added in this transaction, with the same base and size.
-
-        Raises
-        ------
-        NoDeviceError, InvalidRangeError, TypeError
-            As for `IoManager.unregister_device_io`. Nothing of this call is then kept; the transaction goes on.
-        TransactionError
-            The transaction is finished, or belongs to another thread.
-        """
-        self.check_open()
-        self.remove_ranges(trapped_ranges(resources))
-
-    def find(self, bus, addr):
-        """Return the device that will own an address when the transaction is committed. O(log(ranges)).
-
-        Parameters
-        ----------
-        bus : {"MMIO", "PIO"}
-            The space of the address.
-        addr : int
-            The address or port.
-
-        Returns
-        -------
-        DeviceIo or None
-            The owner.
-        """
-        cdef Space space = space_of(bus)
-        cdef RangeEntry entry
-        self.check_open()
-        entry = self.changes(space).find(address_of(addr, space))
-        return None if entry is None else entry.device
-
-    def commit(self):
-        """Make all changes effective at once, on both buses, and let other writers in. O(ranges)."""
-        cdef IoTables tables
-        cdef RangeTable pio, mmio
-        self.check_open()
-        try:
-            tables = current_tables(self._manager)
-            pio = self._pio.build()
-            mmio = self._mmio.build()
-            if pio is tables.pio and mmio is tables.mmio:
-                return
-            self._manager.swap(pio, mmio, tables)
-        finally:
-            self.finish()
-        if self._manager._callbacks:
-            notify(self._manager, self)
-
-    def cancel(self):
-        """Drop all changes, and let other writers in."""
-        self.check_open()
-        self.finish()
-
-    def __enter__(self):
-        self.check_open()
-        return self
-
-    def __exit__(self, exception_type, exception, traceback):
-        if not self._open:
-            return
-        if exception_type is None:
-            self.commit()
-        else:
-            self.cancel()
-
-
-cdef tuple mapped(list mmio_entries, list pio_entries):
-    cdef RangeEntry entry
-    return tuple([
-        MappedRange(bus_name(entry.space), entry.base, entry.last, entry.device)
-        for entry in mmio_entries + pio_entries
-    ])
-
-
-cdef int notify(IoManager manager, Transaction transaction) except -1:
-    """Tell all callbacks what a transaction has changed."""
-    cdef list errors = []
-    added = mapped(transaction._mmio.added_entries(), transaction._pio.added_entries())
-    removed = mapped(transaction._mmio.removed_entries(), transaction._pio.removed_entries())
-    for token, reference in list(manager._callbacks.items()):
-        callback = reference()
-        if callback is None:
-            manager._callbacks.pop(token, None)
-            continue
-        try:
-            callback(added, removed)
-        except BaseException as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise BaseExceptionGroup("callbacks of IoManager.on_change failed", errors)
-    return 0
-
-
-cdef Bus new_bus(IoManager manager, Space space):
-    cdef Bus bus = Bus.__new__(Bus)
-    bus._manager = manager
-    bus._space = space
-    return bus
-
-
-@cython.final
-cdef class Bus:
-    """A live view of one address space of an `IoManager`. Made by `IoManager.mmio_bus` and `IoManager.pio_bus`.
-
-    It iterates over (base, last, device), sorted by base, as they were when the iteration began.
-    """
-
-    cdef object __weakref__
-    cdef IoManager _manager
-    cdef Space _space
-
-    def __init__(self):
-        raise TypeError("a Bus is made by IoManager.mmio_bus and IoManager.pio_bus")
-
-    cdef RangeTable table(self):
-        cdef IoTables tables = current_tables(self._manager)
-        return tables.pio if self._space == PIO else tables.mmio
-
-    def find(self, addr):
-        """Return the device that owns an address (or port), or None. O(log(ranges)), O(1) for the range found last.
-
-        Parameters
-        ----------
-        addr : int
-            `OverflowError` outside the space, `TypeError` if it is no integer.
-
-        Returns
-        -------
-        DeviceIo or None
-            The owner.
-        """
-        cdef RangeTable table = self.table()
-        cdef Py_ssize_t index = find_range(&table.ranges, address_of(addr, self._space))
-        return None if index < 0 else (<RangeEntry>table.ranges.entries[index]).device
-
-    def resolve(self, addr):
-        """Return what an access to an address (or port) would go to. O(log(ranges)).
-
-        Parameters
-        ----------
-        addr : int
-            `OverflowError` outside the space, `TypeError` if it is no integer.
-
-        Returns
-        -------
-        tuple of (DeviceIo, IoAddress or PioAddress, IoAddress or PioAddress)
-            Device, base of its range, offset in it.
-
-        Raises
-        ------
-        NoDeviceError
-            Nobody owns the address.
-        """
-        cdef RangeTable table = self.table()
-        cdef uint64_t address = address_of(addr, self._space)
-        cdef Py_ssize_t index = find_range(&table.ranges, address)
-        cdef RangeEntry entry
-        if index < 0:
-            raise NoDeviceError(bus_name(self._space), address)
-        entry = <RangeEntry>table.ranges.entries[index]
-        return entry.device, entry.base_object, address_object(entry.offsets, address - entry.base)
-
-    def find_many(self, addresses):
-        """Return the index of each address's range: into `bases`, `lasts` and `devices` as they are now.
-
-        O(addresses * log(ranges)), without the GIL.
-
-        Parameters
-        ----------
-        addresses : numpy.ndarray
-            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
-
-        Returns
-        -------
-        numpy.ndarray
-            intp, of the same shape; -1 where nobody owns the address.
-        """
-        cdef RangeTable table = self.table()
-        return find_ranges(table, addresses)
-
-    @property
-    def bases(self):
-        """numpy.ndarray : first address of each range, ascending. uint64, shape (len,), read-only, not copied."""
-        return self.table().bases
-
-    @property
-    def lasts(self):
-        """numpy.ndarray : last address of each range, inclusive. uint64, shape (len,), read-only, not copied."""
-        return self.table().lasts
-
-    @property
-    def devices(self):
-        """tuple of DeviceIo : the owner of each range, in the order of `bases`. O(ranges)."""
-        cdef RangeEntry entry
-        return tuple([entry.device for entry in self.table().entries])
-
-    def __len__(self):
-        return self.table().ranges.count
-
-    def __iter__(self):
-        cdef RangeEntry entry
-        return iter([(entry.base, entry.last, entry.device) for entry in self.table().entries])
-
-    def __repr__(self):
-        return f"<{bus_name(self._space)} bus: {format_count(self.table().ranges.count, 'range')}>"
-
-    def __reduce__(self):
-        return getattr, (self._manager, "pio_bus" if self._space == PIO else "mmio_bus")
-
-
-# ----------------------------------------------------------------------------- C dispatch
-
-
-cdef uint32_t c_abi_version() noexcept nogil:
-    return DBS_DEVICE_ABI_VERSION
-
-
-cdef bint c_tables_are_current(IoManager manager, IoTables tables) noexcept nogil:
-    return dbs_generation_load(&manager._generation) == tables.generation
-
-
-cdef int c_mmio_load(IoTables tables, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    return c_load(tables, &tables.mmio.ranges, address, size, value)
-
-
-cdef int c_mmio_store(IoTables tables, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    return c_store(tables, &tables.mmio.ranges, address, size, value)
-
-
-cdef int c_mmio_read(IoTables tables, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    return c_read(tables, &tables.mmio.ranges, address, data, size)
-
-
-cdef int c_mmio_write(IoTables tables, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    return c_write(tables, &tables.mmio.ranges, address, data, size)
-
-
-cdef int c_pio_in(IoTables tables, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
-    return c_load(tables, &tables.pio.ranges, port, size, value)
-
-
-cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) except -1 nogil:
-    return c_store(tables, &tables.pio.ranges, port, size, value)
-
-
-cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
-    return c_read(tables, &tables.pio.ranges, port, data, size)
-
-
-cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
-    return c_write(tables, &tables.pio.ranges, port, data, size)
-
-
-cdef PyObject *pin(IoManager manager) noexcept nogil:
-    """Keep the manager's tables for a call without the GIL, which cannot take a reference to them."""
-    cdef PyObject *tables
-    dbs_spinlock_acquire(&manager._spinlock)
-    tables = <PyObject *>manager._tables
-    manager._tables.pins = manager._tables.pins + 1
-    dbs_spinlock_release(&manager._spinlock)
-    return tables
-
-
-cdef void unpin(IoManager manager, PyObject *tables) noexcept nogil:
-    cdef bint let_go
-    dbs_spinlock_acquire(&manager._spinlock)
-    (<IoTables>tables).pins = (<IoTables>tables).pins - 1
-    let_go = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
-    dbs_spinlock_release(&manager._spinlock)
-    if let_go:
-        release_reference(tables)
-
-
-cdef void release_reference(PyObject *tables) noexcept with gil:
-    Py_DECREF(<object>tables)
-
-
-cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_mmio_load(<IoTables>tables, address, size, value)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_mmio_store(<IoTables>tables, address, size, value)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_mmio_read(<IoTables>tables, address, data, size)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_mmio_write(<IoTables>tables, address, data, size)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_pio_in(<IoTables>tables, port, size, value)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_pio_out(<IoTables>tables, port, size, value)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_pio_read(<IoTables>tables, port, data, size)
-    finally:
-        unpin(manager, tables)
-
-
-cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(manager)
-    try:
-        return c_pio_write(<IoTables>tables, port, data, size)
-    finally:
-        unpin(manager, tables)

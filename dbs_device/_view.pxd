@@ -1,0 +1,16 @@
+cimport cython
+
+from ._owner cimport TablesOwner
+from ._tables cimport RangeTable, Space
+
+
+@cython.final
+cdef class Bus:
+    cdef object __weakref__
+    cdef TablesOwner _owner
+    cdef Space _space
+
+    cdef RangeTable table(self)
+
+
+cdef Bus new_bus(TablesOwner owner, Space space)

@@ -1,0 +1,124 @@
+"""Live views of the address spaces of an `IoManager`."""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+from ._access cimport address_of, bus_name
+from ._batch cimport find_ranges
+from ._owner cimport TablesOwner, current_tables
+from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, address_object, find_range
+
+from .errors import NoDeviceError, format_count
+
+
+cdef Bus new_bus(TablesOwner owner, Space space):
+    cdef Bus bus = Bus.__new__(Bus)
+    bus._owner = owner
+    bus._space = space
+    return bus
+
+
+@cython.final
+cdef class Bus:
+    """A live view of one address space of an `IoManager`. Made by `IoManager.mmio_bus` and `IoManager.pio_bus`.
+
+    It iterates over (base, last, device), sorted by base, as they were when the iteration began.
+    """
+
+    def __init__(self):
+        raise TypeError("a Bus is made by IoManager.mmio_bus and IoManager.pio_bus")
+
+    cdef RangeTable table(self):
+        cdef IoTables tables = current_tables(self._owner)
+        return tables.pio if self._space == PIO else tables.mmio
+
+    def find(self, addr):
+        """Return the device that owns an address (or port), or None. O(log(ranges)), O(1) for the range found last.
+
+        Parameters
+        ----------
+        addr : int
+            `OverflowError` outside the space, `TypeError` if it is no integer.
+
+        Returns
+        -------
+        DeviceIo or None
+            The owner.
+        """
+        cdef RangeTable table = self.table()
+        cdef Py_ssize_t index = find_range(&table.ranges, address_of(addr, self._space))
+        return None if index < 0 else (<RangeEntry>table.ranges.entries[index]).device
+
+    def resolve(self, addr):
+        """Return what an access to an address (or port) would go to. O(log(ranges)).
+
+        Parameters
+        ----------
+        addr : int
+            `OverflowError` outside the space, `TypeError` if it is no integer.
+
+        Returns
+        -------
+        tuple of (DeviceIo, IoAddress or PioAddress, IoAddress or PioAddress)
+            Device, base of its range, offset in it.
+
+        Raises
+        ------
+        NoDeviceError
+            Nobody owns the address.
+        """
+        cdef RangeTable table = self.table()
+        cdef uint64_t address = address_of(addr, self._space)
+        cdef Py_ssize_t index = find_range(&table.ranges, address)
+        cdef RangeEntry entry
+        if index < 0:
+            raise NoDeviceError(bus_name(self._space), address)
+        entry = <RangeEntry>table.ranges.entries[index]
+        return entry.device, entry.base_object, address_object(entry.offsets, address - entry.base)
+
+    def find_many(self, addresses):
+        """Return the index of each address's range: into `bases`, `lasts` and `devices` as they are now.
+
+        O(addresses * log(ranges)), without the GIL.
+
+        Parameters
+        ----------
+        addresses : numpy.ndarray
+            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+
+        Returns
+        -------
+        numpy.ndarray
+            intp, of the same shape; -1 where nobody owns the address.
+        """
+        cdef RangeTable table = self.table()
+        return find_ranges(table, addresses)
+
+    @property
+    def bases(self):
+        """numpy.ndarray : first address of each range, ascending. uint64, shape (len,), read-only, not copied."""
+        return self.table().bases
+
+    @property
+    def lasts(self):
+        """numpy.ndarray : last address of each range, inclusive. uint64, shape (len,), read-only, not copied."""
+        return self.table().lasts
+
+    @property
+    def devices(self):
+        """tuple of DeviceIo : the owner of each range, in the order of `bases`. O(ranges)."""
+        cdef RangeEntry entry
+        return tuple([entry.device for entry in self.table().entries])
+
+    def __len__(self):
+        return self.table().ranges.count
+
+    def __iter__(self):
+        cdef RangeEntry entry
+        return iter([(entry.base, entry.last, entry.device) for entry in self.table().entries])
+
+    def __repr__(self):
+        return f"<{bus_name(self._space)} bus: {format_count(self.table().ranges.count, 'range')}>"
+
+    def __reduce__(self):
+        return getattr, (self._owner, "pio_bus" if self._space == PIO else "mmio_bus")
