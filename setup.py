@@ -14,6 +14,7 @@ MODULES = [
     "_batch",
     "_buffers",
     "_bus",
+    "_callbacks",
     "_changes",
     "_dispatch",
     "_native",
@@ -23,7 +24,7 @@ MODULES = [
     "_view",
 ]
 
-compile_args = ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-std=c11"]
+compile_args = ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-g0", "-std=c11"]
 macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []
 
 extensions = [
@@ -32,11 +33,14 @@ extensions = [
         [f"dbs_device/{module}.pyx"],
         extra_compile_args=compile_args,
         define_macros=macros,
+        include_dirs=["dbs_device"],
+        depends=["dbs_device/dbs_device.h"],
     )
     for module in MODULES
 ]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         annotate=os.environ.get("DBS_DEVICE_ANNOTATE") == "1",

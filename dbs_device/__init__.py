@@ -2,6 +2,8 @@
 
 from ._address_map import MappedRange
 from ._bus import ABI_VERSION, IoManager
+from ._callbacks import CallbackHandle, callback_addresses
+from ._include import get_include
 from ._native import NativeDevice
 from ._tables import IoTables
 from ._transaction import Transaction

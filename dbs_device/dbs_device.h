@@ -1,0 +1,80 @@
+/* The bus for C and C++: function pointers for engines that take callbacks.
+ *
+ *     #include <Python.h>
+ *     #include <dbs_device.h>            // in the directory that dbs_device.get_include() names
+ *
+ *     const dbs_device_api *api = dbs_device_import();    // GIL held; NULL with an exception set
+ *     void *handle = api->create(manager, 0);             // GIL held; NULL with an exception set
+ *     uint64_t value = api->mmio_load(handle, 0xfee00000, 4);    // from any thread, with or without the GIL
+ *     if (api->has_exception(handle)) { ... api->take_exception(handle) ... }
+ *     api->destroy(handle);                               // GIL held
+ *
+ * A handle owns a reference to its IoManager and works on the ranges that the manager has at the moment of each call.
+ * Whoever created it destroys it, when no call on it is under way.
+ *
+ * An access never leaves an exception behind. One that a device raises, or that a wrong size raises (sizes are 1, 2, 4
+ * and 8 bytes, for ports 1, 2 and 4), is kept in the handle, with its traceback, and the load gives 0. While one is kept
+ * no device is called through the handle: loads give 0, stores do nothing. take_exception() returns it and goes on.
+ *
+ * When nobody owns an address, loads give the manager's open-bus byte in every place, or 0 if it has none, and stores do
+ * nothing; that is no exception. Values to be stored are masked to their size.
+ */
+#ifndef DBS_DEVICE_H
+#define DBS_DEVICE_H
+
+#include <Python.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DBS_DEVICE_ABI_VERSION 1
+#define DBS_DEVICE_CAPSULE "dbs_device._callbacks.c_api"
+
+/* Members are only ever added at the end. */
+typedef struct dbs_device_api {
+    uint32_t abi_version; /* DBS_DEVICE_ABI_VERSION of the loaded package */
+    uint32_t struct_size; /* sizeof(dbs_device_api) of the loaded package */
+
+    /* These need the GIL. `base` is added to the addresses of mmio_load and mmio_store, and of their uc_ twins. */
+    void *(*create)(PyObject *manager, uint64_t base);
+    void (*destroy)(void *handle);
+    /* A new reference to the oldest exception that is kept, which the handle forgets; NULL (and no exception set) if
+       there is none. */
+    PyObject *(*take_exception)(void *handle);
+
+    /* These do not, and may be called from any thread. */
+    int (*has_exception)(void *handle);
+    uint64_t (*mmio_load)(void *handle, uint64_t addr, unsigned size);
+    void (*mmio_store)(void *handle, uint64_t addr, unsigned size, uint64_t value);
+    uint64_t (*pio_in)(void *handle, uint64_t port, unsigned size);
+    void (*pio_out)(void *handle, uint64_t port, unsigned size, uint64_t value);
+
+    /* The same in the shapes of Unicorn's uc_cb_mmio_read_t, uc_cb_mmio_write_t, uc_cb_insn_in_t, uc_cb_insn_out_t, with
+       the handle as user data. Create the handle with the address of the mapping as its base. */
+    uint64_t (*uc_mmio_load)(void *uc, uint64_t offset, unsigned size, void *handle);
+    void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle);
+    uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle);
+    void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle);
+} dbs_device_api;
+
+/* Import the package, and check that it has at least what this header declares. */
+static inline const dbs_device_api *dbs_device_import(void) {
+    const dbs_device_api *api = (const dbs_device_api *)PyCapsule_Import(DBS_DEVICE_CAPSULE, 0);
+    if (api == NULL) {
+        return NULL;
+    }
+    if (api->abi_version != DBS_DEVICE_ABI_VERSION || api->struct_size < sizeof(dbs_device_api)) {
+        PyErr_Format(PyExc_ImportError, "built against ABI %d of dbs_device, which now has ABI %d",
+                     (int)DBS_DEVICE_ABI_VERSION, (int)api->abi_version);
+        return NULL;
+    }
+    return api;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
