@@ -21,6 +21,7 @@ MODULES = [
     "_owner",
     "_tables",
     "_transaction",
+    "_unicorn",
     "_view",
 ]
 

@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free
 
 from ._bus cimport IoManager
 from ._dispatch cimport (
@@ -15,7 +15,8 @@ from ._dispatch cimport (
     c_manager_pio_in,
     c_manager_pio_out,
 )
-from ._platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
+from ._owner cimport TablesOwner
+from ._platform cimport dbs_hint_load, dbs_hint_store
 
 __all__ = ["CallbackHandle", "callback_addresses"]
 
@@ -43,18 +44,10 @@ cdef extern from "dbs_device.h" nogil:
     const char *DBS_DEVICE_CAPSULE
 
 
-cdef struct Handle:
-    PyObject *manager  # an IoManager, owned
-    PyObject *exceptions  # a list, owned
-    dbs_hint kept  # length of the list, to be read without the GIL
-    uint64_t base
-
-
-cdef enum Kind:
-    MMIO_LOAD
-    MMIO_STORE
-    PIO_IN
-    PIO_OUT
+# A handle of the C interface has an engine of its own, and owns the references in it.
+cdef struct OwnedHandle:
+    Handle handle
+    Engine engine
 
 
 # ----------------------------------------------------------------------------- accesses
@@ -65,19 +58,33 @@ ctypedef int (*Access)(Handle *handle, Kind kind, uint64_t address, size_t size,
 
 cdef int make_access(Handle *handle, Kind kind, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
     """Make one access; loads set `value`, stores take it."""
+    cdef PyObject *owner = handle.engine.owner
     if kind == MMIO_LOAD:
-        return c_manager_mmio_load(<IoManager>handle.manager, handle.base + address, size, value)
+        return c_manager_mmio_load(<TablesOwner>owner, handle.base + address, size, value)
     if kind == MMIO_STORE:
-        return c_manager_mmio_store(<IoManager>handle.manager, handle.base + address, size, value[0])
+        return c_manager_mmio_store(<TablesOwner>owner, handle.base + address, size, value[0])
     if kind == PIO_IN:
-        return c_manager_pio_in(<IoManager>handle.manager, address, size, value)
-    return c_manager_pio_out(<IoManager>handle.manager, address, size, value[0])
+        return c_manager_pio_in(<TablesOwner>owner, address, size, value)
+    return c_manager_pio_out(<TablesOwner>owner, address, size, value[0])
 
 
-cdef int keep(Handle *handle, object error) except -1:
-    (<list>handle.exceptions).append(error)
-    dbs_hint_store(&handle.kept, len(<list>handle.exceptions))
+cdef int keep(Engine *engine, object error) except -1:
+    """Keep an exception, and have the engine stopped."""
+    (<list>engine.exceptions).append(error)
+    dbs_hint_store(&engine.kept, len(<list>engine.exceptions))
+    if engine.stop != NULL:
+        engine.stop(engine.stop_argument)
     return 0
+
+
+cdef object take_oldest(Engine *engine):
+    """Return the oldest exception that is kept, or None."""
+    cdef list exceptions = <list>engine.exceptions
+    if not exceptions:
+        return None
+    error = exceptions.pop(0)
+    dbs_hint_store(&engine.kept, len(exceptions))
+    return error
 
 
 cdef int make_access_on_unknown_thread(
@@ -90,35 +97,41 @@ cdef int make_access_on_unknown_thread(
     """
     try:
         with nogil:
-            make_access(handle, kind, address, size, value)
+            result = make_access(handle, kind, address, size, value)
+        return result
     except BaseException as error:
-        value[0] = 0
-        keep(handle, error)
-    return 0
+        keep(handle.engine, error)
+    return -1
 
 
 cdef int exception_is_set() except -1:
     return -1
 
 
-cdef int keep_exception_that_is_set(Handle *handle) noexcept with gil:
+cdef int keep_exception_that_is_set(Engine *engine) noexcept with gil:
     try:
         exception_is_set()
     except BaseException as error:
-        keep(handle, error)
+        keep(engine, error)
     return 0
 
 
-cdef inline uint64_t access(Handle *handle, Kind kind, uint64_t address, size_t size, uint64_t value) noexcept nogil:
+cdef uint64_t access(Handle *handle, Kind kind, uint64_t address, size_t size, uint64_t value) noexcept nogil:
     """Make an access and keep its exception; return what a load has read."""
-    if dbs_hint_load(&handle.kept) != 0:
+    cdef int result
+    if dbs_hint_load(&handle.engine.kept) != 0:
         return 0
     if PyGILState_GetThisThreadState() == NULL:
-        make_access_on_unknown_thread(handle, kind, address, size, &value)
-    # Called as if it raised nothing, since a try statement would take the GIL for every access.
-    elif (<Access>make_access)(handle, kind, address, size, &value) == -1:
-        keep_exception_that_is_set(handle)
+        result = make_access_on_unknown_thread(handle, kind, address, size, &value)
+    else:
+        # Called as if it raised nothing, since a try statement would take the GIL for every access.
+        result = (<Access>make_access)(handle, kind, address, size, &value)
+        if result == -1:
+            keep_exception_that_is_set(handle.engine)
+    if result == -1:
         return 0
+    if result == 1 and handle.engine.unowned != NULL:
+        handle.engine.unowned(handle.engine, kind, address + handle.base, size)
     return value
 
 
@@ -131,11 +144,11 @@ cdef void mmio_store(void *handle, uint64_t addr, unsigned size, uint64_t value)
 
 
 cdef uint64_t pio_in(void *handle, uint64_t port, unsigned size) noexcept nogil:
-    return access(<Handle *>handle, PIO_IN, port, size, 0)
+    return access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
 
 
 cdef void pio_out(void *handle, uint64_t port, unsigned size, uint64_t value) noexcept nogil:
-    access(<Handle *>handle, PIO_OUT, port, size, value)
+    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
 
 
 cdef uint64_t uc_mmio_load(void *uc, uint64_t offset, unsigned size, void *handle) noexcept nogil:
@@ -147,54 +160,51 @@ cdef void uc_mmio_store(void *uc, uint64_t offset, unsigned size, uint64_t value
 
 
 cdef uint32_t uc_pio_in(void *uc, uint32_t port, int size, void *handle) noexcept nogil:
-    return <uint32_t>access(<Handle *>handle, PIO_IN, port, size, 0)
+    return <uint32_t>access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
 
 
 cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept nogil:
-    access(<Handle *>handle, PIO_OUT, port, size, value)
+    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
 
 
 # ----------------------------------------------------------------------------- handles
 
 
 cdef void *create(PyObject *manager, uint64_t base) except NULL:
-    cdef Handle *handle
+    cdef OwnedHandle *owned
     if not isinstance(<object>manager, IoManager):
         raise TypeError(f"a handle is made of an IoManager, not {type(<object>manager).__name__}")
     exceptions = []
-    handle = <Handle *>malloc(sizeof(Handle))
-    if handle == NULL:
+    owned = <OwnedHandle *>calloc(1, sizeof(OwnedHandle))
+    if owned == NULL:
         raise MemoryError()
     Py_INCREF(<object>manager)
     Py_INCREF(exceptions)
-    handle.manager = manager
-    handle.exceptions = <PyObject *>exceptions
-    dbs_hint_store(&handle.kept, 0)
-    handle.base = base
-    return handle
+    owned.engine.owner = manager
+    owned.engine.exceptions = <PyObject *>exceptions
+    owned.handle.engine = &owned.engine
+    owned.handle.base = base
+    return owned
 
 
 cdef void destroy(void *handle) noexcept:
-    cdef object manager = <object>(<Handle *>handle).manager
-    cdef object exceptions = <object>(<Handle *>handle).exceptions
+    cdef Engine engine = (<OwnedHandle *>handle).engine
     free(handle)
     # Last, since letting go of a manager may run Python code.
-    Py_DECREF(exceptions)
-    Py_DECREF(manager)
+    Py_DECREF(<object>engine.exceptions)
+    Py_DECREF(<object>engine.owner)
 
 
 cdef PyObject *take_exception(void *handle) noexcept:
-    cdef list exceptions = <list>(<Handle *>handle).exceptions
-    if not exceptions:
+    error = take_oldest((<Handle *>handle).engine)
+    if error is None:
         return NULL
-    error = exceptions.pop(0)
-    dbs_hint_store(&(<Handle *>handle).kept, len(exceptions))
     Py_INCREF(error)
     return <PyObject *>error
 
 
 cdef int has_exception(void *handle) noexcept nogil:
-    return dbs_hint_load(&(<Handle *>handle).kept) != 0
+    return dbs_hint_load(&(<Handle *>handle).engine.kept) != 0
 
 
 cdef dbs_device_api api = dbs_device_api(
@@ -291,9 +301,4 @@ cdef class CallbackHandle:
         BaseException or None
             With its traceback.
         """
-        cdef PyObject *error = take_exception(self.handle)
-        if error == NULL:
-            return None
-        taken = <object>error
-        Py_DECREF(taken)
-        return taken
+        return take_oldest((<Handle *>self.handle).engine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "DeviceModelError",
     "DeviceOverlapError",
+    "GuestMemoryError",
     "InvalidRangeError",
     "InvalidResourceRangeError",
     "NoAvailableResourceError",
@@ -152,6 +153,39 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
 class InvalidRangeError(DeviceModelError, ValueError):
     """A range, or a number that describes one, is empty or lies outside its space."""
+
+
+class GuestMemoryError(DeviceModelError, ValueError):
+    """A page that a range needs is mapped in the guest already, as RAM or by somebody else.
+
+    Parameters
+    ----------
+    base, last : int
+        The range, inclusive.
+    device : object
+        Its device.
+    page, page_last : int
+        First and last address of the guest's own region, of which the range needs a page.
+
+    Attributes
+    ----------
+    base, last, device, page, page_last
+        The parameters.
+    """
+
+    def __init__(self, base: int, last: int, device: object, page: int, page_last: int) -> None:
+        super().__init__(base, last, device, page, page_last)
+        self.base = base
+        self.last = last
+        self.device = device
+        self.page = page
+        self.page_last = page_last
+
+    def __str__(self) -> str:
+        return (
+            f"MMIO range {format_range(self.base, self.last)} of {describe_device(self.device)} needs a page of "
+            f"{format_range(self.page, self.page_last)}, which the guest has mapped already"
+        )
 
 
 class TransactionError(DeviceModelError):
