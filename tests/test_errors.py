@@ -1,0 +1,145 @@
+"""Errors are told apart by type, carry what they are about, and say it in hex."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from dbs_device import errors
+from dbs_device.errors import (
+    DeviceModelError,
+    DeviceOverlapError,
+    InvalidRangeError,
+    InvalidResourceRangeError,
+    NoAvailableResourceError,
+    NoDeviceError,
+    ResourceError,
+    TransactionError,
+    describe_device,
+    format_count,
+    format_range,
+)
+from dbs_device.resources import Resource, ResourceConstraint
+
+
+class Broken:
+    """A device whose repr fails, as that of a half-built one does."""
+
+    def __repr__(self) -> str:
+        raise AttributeError("no name yet")
+
+
+EXAMPLES = {
+    NoDeviceError("MMIO", 0xFEE00000): "no device owns MMIO address 0xfee00000",
+    NoDeviceError("PIO", 0x402, 1): "no device owns PIO address 0x402 (1 byte)",
+    NoDeviceError("PIO", 0xCF8, 4): "no device owns PIO address 0xcf8 (4 bytes)",
+    NoDeviceError("MMIO", 0x1FFE, 4, (0x1000, 0x1FFF, "uart")): (
+        "the access to MMIO address 0x1ffe (4 bytes) runs past the end of range 0x1000..0x1fff of 'uart'"
+    ),
+    NoDeviceError("PIO", 0x3F8, 8, exact=True): "no PIO range 0x3f8..0x3ff is registered",
+    NoDeviceError("PIO", 0x3F8, exact=True): "no device owns PIO address 0x3f8",
+    DeviceOverlapError("PIO", 0x3F8, 0x3FF, "new", 0x3FC, 0x403, "old"): (
+        "PIO range 0x3f8..0x3ff of 'new' overlaps 0x3fc..0x403 of 'old'"
+    ),
+    InvalidRangeError("size 0x0 is empty"): "size 0x0 is empty",
+    TransactionError("finished"): "finished",
+    NoAvailableResourceError(ResourceConstraint.new_pio(8), "nothing"): (
+        "cannot allocate ResourceConstraint.PioAddress(size=0x8, range=None, align=0x1): free is nothing"
+    ),
+    InvalidResourceRangeError(Resource.LegacyIrq(4), "it is not allocated"): (
+        "cannot free Resource.LegacyIrq(irq=4): it is not allocated"
+    ),
+    DeviceModelError("anything"): "anything",
+    ResourceError("anything"): "anything",
+}
+
+
+@pytest.mark.parametrize(("error", "message"), EXAMPLES.items(), ids=lambda value: str(value)[:40])
+def test_messages(error, message):
+    assert str(error) == message
+
+
+def test_every_error_has_an_example_and_one_base():
+    assert {type(error).__name__ for error in EXAMPLES} == set(errors.__all__)
+    assert all(isinstance(error, DeviceModelError) for error in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("error", "bases"),
+    [
+        (NoDeviceError, (DeviceModelError, LookupError)),
+        (DeviceOverlapError, (DeviceModelError, ValueError)),
+        (InvalidRangeError, (DeviceModelError, ValueError)),
+        (TransactionError, (DeviceModelError,)),
+        (ResourceError, (DeviceModelError,)),
+        (NoAvailableResourceError, (ResourceError,)),
+        (InvalidResourceRangeError, (ResourceError,)),
+    ],
+)
+def test_they_are_caught_as_what_they_are(error, bases):
+    assert error.__bases__ == bases
+
+
+def test_they_carry_what_they_are_about():
+    device, other = object(), object()
+    missing = NoDeviceError("MMIO", 0x1FFE, 4, (0x1000, 0x1FFF, device))
+    assert (missing.bus, missing.address, missing.size) == ("MMIO", 0x1FFE, 4)
+    assert missing.owner == (0x1000, 0x1FFF, device)
+    assert NoDeviceError("PIO", 1).size is None
+    assert NoDeviceError("PIO", 1).owner is None
+    assert NoDeviceError("PIO", 1).exact is False
+    assert NoDeviceError("PIO", 1, 1, exact=True).exact is True
+    overlap = DeviceOverlapError("PIO", 1, 2, device, 2, 3, other)
+    assert (overlap.bus, overlap.base, overlap.last) == ("PIO", 1, 2)
+    assert (overlap.other_base, overlap.other_last) == (2, 3)
+    assert overlap.device is device
+    assert overlap.other_device is other
+    constraint = ResourceConstraint.new_legacy_irq(5)
+    exhausted = NoAvailableResourceError(constraint, "nothing")
+    assert exhausted.constraint is constraint
+    assert exhausted.free == "nothing"
+    resource = Resource.KvmMemSlot(1)
+    unknown = InvalidResourceRangeError(resource, "why")
+    assert unknown.resource is resource
+    assert unknown.reason == "why"
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda value: str(value)[:40])
+def test_pickle_and_copy_keep_everything(error):
+    error = copy.copy(error)
+    error.add_note("seen at boot")
+    twins = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    twins += [copy.copy(error), copy.deepcopy(error)]
+    for twin in twins:
+        assert type(twin) is type(error)
+        assert twin is not error
+        assert str(twin) == str(error)
+        assert twin.args == error.args
+        assert vars(twin) == vars(error)
+        assert twin.__notes__ == ["seen at boot"]
+
+
+def test_a_device_whose_repr_fails_does_not_hide_the_error():
+    assert describe_device(Broken()) == "<Broken>"
+    assert str(DeviceOverlapError("MMIO", 0, 1, Broken(), 1, 2, Broken())) == (
+        "MMIO range 0x0..0x1 of <Broken> overlaps 0x1..0x2 of <Broken>"
+    )
+    assert str(NoDeviceError("MMIO", 1, 2, (0, 1, Broken()))).endswith("0x0..0x1 of <Broken>")
+
+
+def test_a_repr_that_is_interrupted_stays_interrupted():
+    class Interrupted:
+        def __repr__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        describe_device(Interrupted())
+
+
+def test_ranges_and_counts_are_printed_one_way():
+    assert format_range(0, 2**64 - 1) == "0x0..0xffffffffffffffff"
+    assert format_count(0, "port") == "0 ports"
+    assert format_count(1, "port") == "1 port"
+    assert format_count(2, "port") == "2 ports"

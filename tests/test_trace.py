@@ -1,0 +1,955 @@
+"""Traces: what the recorder keeps, what files give back, and what a replay notices."""
+
+from __future__ import annotations
+
+import array
+import copy
+import pickle
+import sys
+import threading
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dbs_device import DeviceIo, DeviceIoMut, DeviceResources, IoAddress, IoManager, Mutex, NoDeviceError, Resource
+from dbs_device.errors import InvalidRangeError
+from dbs_device.trace import (
+    ACCESS_DTYPE,
+    Access,
+    AccessCount,
+    Difference,
+    Space,
+    Trace,
+    TraceRange,
+    TraceRecorder,
+    replay,
+)
+
+DATA = Path(__file__).parent / "data"
+TRACES = sorted(DATA.glob("*_trace.npz"))
+DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
+RAM_BASE, RAM_SIZE = 0x1000, 0x100
+PORT_BASE, PORT_COUNT = 0x3F8, 8
+
+
+class Memory(DeviceIo):
+    """Remembers what is written to it, on both buses."""
+
+    def __init__(self, size: int = RAM_SIZE + 16) -> None:
+        self.contents = bytearray(size)
+
+    def read(self, base, offset, data):
+        data[:] = self.contents[offset : offset + len(data)]
+
+    def write(self, base, offset, data):
+        self.contents[offset : offset + len(data)] = data
+
+    pio_read, pio_write = read, write
+
+
+class Scratch(Memory):
+    """Another type, to be told apart by name."""
+
+
+class Clock(DeviceIo):
+    """Gives another value at each read."""
+
+    ticks = 0
+
+    def read(self, base, offset, data):
+        self.ticks += 1
+        data[0] = self.ticks
+
+
+class Failing(DeviceIo):
+    def read(self, base, offset, data):
+        raise OSError("no medium")
+
+    write = pio_read = pio_write = read
+
+
+def make_manager(**options):
+    manager = IoManager(**options)
+    manager.register_device_io(Memory(), DeviceResources([Resource.MmioAddressRange(RAM_BASE, RAM_SIZE)]))
+    manager.register_device_io(Scratch(), DeviceResources([Resource.PioAddressRange(PORT_BASE, PORT_COUNT)]))
+    return manager
+
+
+def rows(trace):
+    """Return the accesses without their times."""
+    return [access[1:] for access in trace]
+
+
+def make_trace(*accesses, ranges=()):
+    """Make a trace of (space, write, addr, size, value), one nanosecond apart."""
+    return Trace(np.array([(t, *access) for t, access in enumerate(accesses)], dtype=ACCESS_DTYPE), ranges)
+
+
+MAP = (TraceRange(Space.MMIO, 0x1000, 0x10FF, "ram"), TraceRange(Space.PIO, 0x3F8, 0x3FF, "com1"))
+EXAMPLE = make_trace(
+    (0, 1, 0x3F8, 1, 0x41),
+    (0, 0, 0x3FD, 1, 0x60),
+    (1, 1, 0x1000, 8, 2**64 - 1),
+    (1, 0, 0x10FF, 4, 7),
+    (0, 0, 0x80, 2, 0xFFFF),
+    ranges=MAP,
+)
+
+
+class TestRecorder:
+    def test_all_eight_accesses_are_served_and_recorded(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.mmio_write(RAM_BASE, b"\x01\x02\x03\x04")
+        buffer = bytearray(2)
+        recorder.mmio_read(RAM_BASE + 1, buffer)
+        recorder.mmio_store(RAM_BASE + 8, 8, 2**64 - 1)
+        assert recorder.mmio_load(RAM_BASE + 8, 4) == 0xFFFFFFFF
+        recorder.pio_write(PORT_BASE, b"\x41")
+        port = bytearray(1)
+        recorder.pio_read(PORT_BASE, port)
+        recorder.pio_out(PORT_BASE + 2, 2, 0xC107)
+        assert recorder.pio_in(PORT_BASE + 2, 1) == 0x07
+        assert buffer == b"\x02\x03"
+        assert port == b"\x41"
+        assert len(recorder) == 8
+        assert rows(recorder.trace) == [
+            (Space.MMIO, True, RAM_BASE, 4, 0x04030201),
+            (Space.MMIO, False, RAM_BASE + 1, 2, 0x0302),
+            (Space.MMIO, True, RAM_BASE + 8, 8, 2**64 - 1),
+            (Space.MMIO, False, RAM_BASE + 8, 4, 0xFFFFFFFF),
+            (Space.PIO, True, PORT_BASE, 1, 0x41),
+            (Space.PIO, False, PORT_BASE, 1, 0x41),
+            (Space.PIO, True, PORT_BASE + 2, 2, 0xC107),
+            (Space.PIO, False, PORT_BASE + 2, 1, 0x07),
+        ]
+
+    def test_the_array_has_the_documented_fields(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.pio_out(PORT_BASE, 1, 3)
+        accesses = recorder.trace.accesses
+        assert accesses.dtype == ACCESS_DTYPE
+        assert {name: str(accesses.dtype[name]) for name in accesses.dtype.names} == {
+            "t_ns": "uint64",
+            "space": "uint8",
+            "write": "uint8",
+            "addr": "uint64",
+            "size": "uint8",
+            "value": "uint64",
+        }
+
+    def test_time_does_not_run_backwards(self):
+        recorder = TraceRecorder(make_manager())
+        for _ in range(100):
+            recorder.pio_in(PORT_BASE, 1)
+        times = recorder.trace.accesses["t_ns"].astype(np.int64)
+        assert (np.diff(times) >= 0).all()
+        assert times[-1] > times[0]
+
+    @pytest.mark.parametrize(("byteorder", "value"), [("little", 0x0201), ("big", 0x0102)])
+    def test_buffers_become_integers_in_the_managers_byteorder(self, byteorder, value):
+        recorder = TraceRecorder(make_manager(byteorder=byteorder))
+        assert recorder.byteorder == byteorder
+        recorder.mmio_write(RAM_BASE, b"\x01\x02")
+        recorder.mmio_load(RAM_BASE, 2)
+        assert recorder.trace.accesses["value"].tolist() == [value, value]
+
+    @pytest.mark.parametrize("size", [3, 5, 16])
+    def test_another_size_is_recorded_as_a_run_of_bytes(self, size):
+        recorder = TraceRecorder(make_manager(byteorder="big"))
+        contents = bytes(range(1, size + 1))
+        recorder.mmio_write(RAM_BASE, contents)
+        recorder.mmio_read(RAM_BASE, bytearray(size))
+        run = [(RAM_BASE + i, 1, byte) for i, byte in enumerate(contents)]
+        assert rows(recorder.trace) == [
+            *((Space.MMIO, True, *each) for each in run),
+            *((Space.MMIO, False, *each) for each in run),
+        ]
+
+    def test_a_run_ends_at_the_end_of_its_space(self):
+        recorder = TraceRecorder(IoManager(open_bus=0xFF))
+        recorder.pio_read(0xFFFE, bytearray(3))
+        recorder.mmio_read(2**64 - 1, bytearray(3))
+        assert rows(recorder.trace) == [
+            (Space.PIO, False, 0xFFFE, 1, 0xFF),
+            (Space.PIO, False, 0xFFFF, 1, 0xFF),
+            (Space.MMIO, False, 2**64 - 1, 1, 0xFF),
+        ]
+
+    @pytest.mark.parametrize(
+        "buffer",
+        [
+            bytearray(4),
+            array.array("I", [0]),
+            np.zeros((2, 2), dtype=np.uint8),
+            np.zeros(1, dtype=">u4"),
+            memoryview(bytearray(4)).cast("I"),
+        ],
+        ids=lambda buffer: type(buffer).__name__,
+    )
+    def test_any_buffer_that_the_manager_takes(self, buffer):
+        recorder = TraceRecorder(make_manager())
+        recorder.mmio_store(RAM_BASE, 4, 0x04030201)
+        recorder.mmio_read(RAM_BASE, buffer)
+        assert rows(recorder.trace)[-1] == (Space.MMIO, False, RAM_BASE, 4, 0x04030201)
+
+    @pytest.mark.parametrize("number", [np.uint64, IoAddress, np.array])
+    def test_any_integer_that_the_manager_takes(self, number):
+        recorder = TraceRecorder(make_manager())
+        recorder.mmio_store(number(RAM_BASE), number(2), number(0x1234))
+        recorder.mmio_read(number(RAM_BASE), bytearray(3))
+        assert rows(recorder.trace)[0] == (Space.MMIO, True, RAM_BASE, 2, 0x1234)
+        assert len(recorder) == 4
+
+    def test_an_access_that_raises_is_not_recorded(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.manager.register_device_io(Failing(), DeviceResources([Resource.MmioAddressRange(0, 8)]))
+        with pytest.raises(OSError, match=r"^no medium$"):
+            recorder.mmio_load(0, 1)
+        with pytest.raises(NoDeviceError):
+            recorder.pio_in(0x80, 1)
+        with pytest.raises(NoDeviceError):
+            recorder.mmio_write(RAM_BASE + RAM_SIZE - 1, b"12")
+        with pytest.raises(OverflowError):
+            recorder.pio_out(0x10000, 1, 0)
+        with pytest.raises(ValueError, match="3"):
+            recorder.mmio_load(RAM_BASE, 3)
+        with pytest.raises(TypeError):
+            recorder.mmio_read(RAM_BASE, "text")
+        assert len(recorder) == 0
+        assert len(recorder.trace) == 0
+
+    def test_an_access_that_open_bus_answers_is_recorded(self):
+        recorder = TraceRecorder(make_manager(open_bus=0xFF))
+        assert recorder.pio_in(0x80, 2) == 0xFFFF
+        recorder.pio_out(0x80, 1, 5)
+        assert rows(recorder.trace) == [(Space.PIO, False, 0x80, 2, 0xFFFF), (Space.PIO, True, 0x80, 1, 5)]
+
+    def test_it_can_be_switched_off_and_on(self):
+        recorder = TraceRecorder(make_manager(), enabled=False)
+        recorder.mmio_write(RAM_BASE, b"\x01")
+        recorder.mmio_read(RAM_BASE, bytearray(1))
+        recorder.pio_write(PORT_BASE, b"\x02")
+        recorder.pio_read(PORT_BASE, bytearray(1))
+        recorder.mmio_store(RAM_BASE, 1, 3)
+        recorder.pio_out(PORT_BASE, 1, 4)
+        recorder.record(Space.PIO, True, 0, 1, 0)
+        assert recorder.mmio_load(RAM_BASE, 1) == 3
+        assert recorder.pio_in(PORT_BASE, 1) == 4
+        assert len(recorder) == 0
+        recorder.enabled = True
+        recorder.pio_out(PORT_BASE, 1, 5)
+        recorder.enabled = False
+        recorder.pio_out(PORT_BASE, 1, 6)
+        assert rows(recorder.trace) == [(Space.PIO, True, PORT_BASE, 1, 5)]
+
+    def test_it_grows_without_losing_anything(self):
+        recorder = TraceRecorder(make_manager())
+        count = 5000
+        for value in range(count):
+            recorder.mmio_store(RAM_BASE, 4, value)
+        assert recorder.trace.accesses["value"].tolist() == list(range(count))
+
+    def test_a_trace_is_a_copy_that_recording_leaves_alone(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.pio_out(PORT_BASE, 1, 1)
+        trace = recorder.trace
+        recorder.pio_out(PORT_BASE, 1, 2)
+        assert len(trace) == 1
+        trace.accesses["value"] = 9
+        assert recorder.trace.accesses["value"].tolist() == [1, 2]
+
+    def test_clear_begins_anew(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.pio_out(PORT_BASE, 1, 1)
+        before = recorder.trace[0].t_ns
+        recorder.clear()
+        assert len(recorder) == 0
+        recorder.pio_out(PORT_BASE, 1, 2)
+        assert rows(recorder.trace) == [(Space.PIO, True, PORT_BASE, 1, 2)]
+        assert recorder.trace[0].t_ns >= before
+
+    def test_a_bridge_appends_what_it_served_itself(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.record(Space.MMIO, False, 2**64 - 1, 1, 0xFF)
+        recorder.record(0, 1, np.uint16(0xFFFF), 8, 2**64 - 1)
+        assert rows(recorder.trace) == [
+            (Space.MMIO, False, 2**64 - 1, 1, 0xFF),
+            (Space.PIO, True, 0xFFFF, 8, 2**64 - 1),
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ((2, 0, 0, 1, 0), ValueError, "2 is not a valid Space"),
+            (("PIO", 0, 0, 1, 0), ValueError, "'PIO' is not a valid Space"),
+            ((0, 0, -1, 1, 0), OverflowError, "PIO address -0x1 lies outside 0x0..0xffff"),
+            ((0, 0, 0x10000, 1, 0), OverflowError, "PIO address 0x10000 lies outside 0x0..0xffff"),
+            ((1, 0, 2**64, 1, 0), OverflowError, f"MMIO address {2**64:#x} lies outside 0x0..{2**64 - 1:#x}"),
+            ((0, 0, 0, 3, 0), ValueError, "an access of 3 bytes is recorded as several of 1, 2, 4 or 8"),
+            ((0, 0, 0, 0, 0), ValueError, "an access of 0 bytes is recorded as several of 1, 2, 4 or 8"),
+            ((0, 0, 0, 1, 0x100), ValueError, "value 0x100 does not fit 1 byte"),
+            ((0, 0, 0, 2, -1), ValueError, "value -0x1 does not fit 2 bytes"),
+            ((0, 0, "0", 1, 0), TypeError, "'str' object cannot be interpreted as an integer"),
+            ((0, 0, 0, 1.0, 0), TypeError, "'float' object cannot be interpreted as an integer"),
+            ((0, 0, 0, 1, None), TypeError, "'NoneType' object cannot be interpreted as an integer"),
+        ],
+    )
+    def test_what_no_access_can_be_is_not_recorded(self, arguments, error, message):
+        recorder = TraceRecorder(make_manager())
+        with pytest.raises(error) as caught:
+            recorder.record(*arguments)
+        assert str(caught.value) == message
+        assert len(recorder) == 0
+
+    def test_two_threads_lose_nothing(self):
+        recorder = TraceRecorder(make_manager(straddle="pass"))
+        count, start = 3000, threading.Barrier(3)
+        failures = []
+
+        def guest(offset, access):
+            try:
+                start.wait(DEADLOCK)
+                for value in range(count):
+                    access(RAM_BASE + offset, value)
+            except Exception as error:
+                failures.append(error)
+
+        def store(addr, value):
+            recorder.mmio_store(addr, 4, value)
+
+        def write_run(addr, value):
+            recorder.mmio_write(addr, value.to_bytes(3, "little"))
+
+        jobs = [(0, store), (8, store), (16, write_run)]
+        threads = [threading.Thread(target=guest, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLOCK)
+        assert failures == []
+        accesses = recorder.trace.accesses
+        assert len(accesses) == 5 * count
+        for offset in (0, 8):
+            mine = accesses[accesses["addr"] == RAM_BASE + offset]
+            assert mine["value"].tolist() == list(range(count))
+        (starts,) = np.nonzero(accesses["addr"] == RAM_BASE + 16)
+        assert (accesses["addr"][starts + 1] == RAM_BASE + 17).all()
+        assert (accesses["addr"][starts + 2] == RAM_BASE + 18).all()
+
+    def test_its_trace_has_the_managers_map(self):
+        manager = make_manager()
+        shared = Mutex(Level())
+        manager.register_device_io(
+            shared, DeviceResources([Resource.PioAddressRange(0x20, 2), Resource.MmioAddressRange(0, 2**12)])
+        )
+        manager.register_device_io(Scratch(), DeviceResources([Resource.PioAddressRange(0x2F8, 8)]))
+        assert TraceRecorder(manager).trace.ranges == (
+            (Space.PIO, 0x20, 0x21, "Level"),
+            (Space.PIO, 0x2F8, 0x2FF, "Scratch"),
+            (Space.PIO, 0x3F8, 0x3FF, "Scratch#2"),
+            (Space.MMIO, 0, 0xFFF, "Level"),
+            (Space.MMIO, RAM_BASE, RAM_BASE + RAM_SIZE - 1, "Memory"),
+        )
+
+    def test_it_says_what_it_is(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.pio_out(PORT_BASE, 1, 1)
+        assert repr(recorder) == f"<TraceRecorder of {recorder.manager!r}: 1 access, on>"
+        recorder.enabled = False
+        recorder.clear()
+        assert repr(recorder) == f"<TraceRecorder of {recorder.manager!r}: 0 accesses, off>"
+
+
+class Level(DeviceIoMut):
+    """Something for a Mutex."""
+
+
+class TestTrace:
+    def test_items_are_accesses(self):
+        assert len(EXAMPLE) == 5
+        assert EXAMPLE[0] == Access(0, Space.PIO, True, 0x3F8, 1, 0x41)
+        assert EXAMPLE[-1] == (4, Space.PIO, False, 0x80, 2, 0xFFFF)
+        assert EXAMPLE[np.int64(2)].value == 2**64 - 1
+        assert list(EXAMPLE) == [EXAMPLE[index] for index in range(5)]
+        assert EXAMPLE[0] in EXAMPLE
+        assert [type(part) for part in EXAMPLE[2]] == [int, Space, bool, int, int, int]
+        with pytest.raises(IndexError):
+            EXAMPLE[5]
+
+    def test_parts_are_traces_with_the_same_map(self):
+        for part in (EXAMPLE[1:3], EXAMPLE[[1, 2]], EXAMPLE[np.array([False, True, True, False, False])]):
+            assert list(part) == list(EXAMPLE)[1:3]
+            assert part.ranges == MAP
+        assert len(EXAMPLE[:0]) == 0
+
+    def test_a_field_by_its_name_is_no_trace(self):
+        with pytest.raises(TypeError, match=r"^a Trace takes a 1-D array of ACCESS_DTYPE$"):
+            EXAMPLE["addr"]
+
+    def test_equality_goes_by_accesses_and_ranges(self):
+        twin = Trace(EXAMPLE.accesses.copy(), MAP)
+        assert twin == EXAMPLE
+        assert EXAMPLE[:2] != EXAMPLE
+        assert Trace(EXAMPLE.accesses) != EXAMPLE
+        twin.accesses["value"][0] = 0
+        assert twin != EXAMPLE
+        assert list(EXAMPLE) != EXAMPLE
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(EXAMPLE)
+
+    def test_pickle_and_copy(self):
+        for twin in (pickle.loads(pickle.dumps(EXAMPLE)), copy.copy(EXAMPLE), copy.deepcopy(EXAMPLE)):
+            assert twin == EXAMPLE
+            assert twin.ranges[0].space is Space.MMIO
+
+    def test_repr(self):
+        assert repr(EXAMPLE) == "<Trace: 5 accesses, 2 ranges>"
+        assert repr(EXAMPLE[:1]) == "<Trace: 1 access, 2 ranges>"
+        assert repr(MAP[1]) == "TraceRange(PIO 0x3f8..0x3ff, 'com1')"
+
+    @pytest.mark.parametrize(
+        "accesses", [[], None, np.zeros(3), np.zeros((1, 1), ACCESS_DTYPE), np.zeros((), ACCESS_DTYPE)]
+    )
+    def test_it_takes_an_array_of_accesses_only(self, accesses):
+        with pytest.raises(TypeError, match=r"^a Trace takes a 1-D array of ACCESS_DTYPE$"):
+            Trace(accesses)
+
+    @pytest.mark.parametrize(
+        ("access", "message"),
+        [
+            ((2, 0, 0, 1, 0), "field 'space', access 1: 0x2 is not 0 (PIO) or 1 (MMIO)"),
+            ((0, 2, 0, 1, 0), "field 'write', access 1: 0x2 is not 0 (read) or 1 (write)"),
+            ((0, 0, 0, 3, 0), "field 'size', access 1: 0x3 is not 1, 2, 4 or 8 bytes"),
+            ((0, 0, 0, 0, 0), "field 'size', access 1: 0x0 is not 1, 2, 4 or 8 bytes"),
+            ((0, 0, 0x10000, 1, 0), "field 'addr', access 1: 0x10000 is not a port, 0x0..0xffff"),
+            ((1, 0, 0, 4, 2**32), "field 'value', access 1: 0x100000000 is not a number of the access's size"),
+        ],
+    )
+    def test_values_that_no_access_has(self, access, message):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole message is compared below
+            make_trace((1, 0, 2**64 - 1, 8, 2**64 - 1), access)
+        assert str(caught.value) == message
+
+    @pytest.mark.parametrize(
+        ("ranges", "error", "message"),
+        [
+            ([(0, 9, 8, "x")], InvalidRangeError, "TraceRange(PIO 0x9..0x8, 'x') is empty or lies outside its space"),
+            (
+                [(0, 9, 2**16, "x")],
+                InvalidRangeError,
+                "TraceRange(PIO 0x9..0x10000, 'x') is empty or lies outside its space",
+            ),
+            (
+                [(1, -1, 2, "x")],
+                InvalidRangeError,
+                "TraceRange(MMIO -0x1..0x2, 'x') is empty or lies outside its space",
+            ),
+            (
+                [(1, 8, 15, "b"), (1, 0, 8, "a")],
+                ValueError,
+                "TraceRange(MMIO 0x0..0x8, 'a') and TraceRange(MMIO 0x8..0xf, 'b') overlap",
+            ),
+            ([(3, 0, 1, "x")], ValueError, "3 is not a valid Space"),
+            ([(0, "0", 1, "x")], TypeError, "'str' object cannot be interpreted as an integer"),
+            ([(0, 0, 1, 5)], TypeError, "the name of a range is a str, not int"),
+        ],
+    )
+    def test_ranges_that_no_machine_has(self, ranges, error, message):
+        with pytest.raises(error) as caught:
+            Trace(EXAMPLE.accesses, ranges)
+        assert str(caught.value) == message
+
+    def test_ranges_of_the_two_spaces_do_not_overlap(self):
+        assert len(Trace(EXAMPLE.accesses, [(0, 0, 9, "a"), (1, 0, 9, "a"), (0, 10, 11, "b")]).ranges) == 3
+
+    @pytest.mark.parametrize(
+        ("selectors", "expected"),
+        [
+            ((), []),
+            ("com1", [0, 1]),
+            (["com1"], [0, 1]),
+            (["ram", "com1"], [0, 1, 2, 3]),
+            ([MAP[0]], [2, 3]),
+            ([(Space.PIO, 0x80, 0x80)], [4]),
+            ([(0, 0, 0xFFFF), (1, 0, 2**64 - 1)], [0, 1, 2, 3, 4]),
+            ([(1, 0x3F8, 0x3FF)], []),
+        ],
+    )
+    def test_mask_selects_by_name_or_range(self, selectors, expected):
+        assert np.flatnonzero(EXAMPLE.mask(selectors)).tolist() == expected
+
+    def test_mask_takes_every_range_of_a_name(self):
+        trace = Trace(EXAMPLE.accesses, [(0, 0x3F8, 0x3F8, "uart"), (0, 0x3FD, 0x3FD, "uart")])
+        assert np.flatnonzero(trace.mask("uart")).tolist() == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("selectors", "error", "message"),
+        [
+            ("com2", ValueError, "the trace has no range named 'com2'; it has 'ram', 'com1'"),
+            ([5], TypeError, "a range is a name or (space, base, last), not 5"),
+            ([(1, 2)], TypeError, "a range is a name or (space, base, last), not (1, 2)"),
+            ([("PIO", 1, 2)], ValueError, "'PIO' is not a valid Space"),
+        ],
+    )
+    def test_what_mask_does_not_know(self, selectors, error, message):
+        with pytest.raises(error) as caught:
+            EXAMPLE.mask(selectors)
+        assert str(caught.value) == message
+
+    def test_mask_of_a_trace_without_a_map(self):
+        with pytest.raises(ValueError, match=r"^the trace has no range named 'com1'; it has none at all$"):
+            Trace(EXAMPLE.accesses).mask("com1")
+
+
+class TestSummary:
+    def test_by_the_traces_own_map(self):
+        trace = Trace(EXAMPLE.accesses, [*MAP, (1, 0, 0xFFF, "idle")])
+        assert trace.summary() == [
+            AccessCount("ram", 1, 1, 4, 8),
+            AccessCount("com1", 1, 1, 1, 1),
+            AccessCount("idle", 0, 0, 0, 0),
+            AccessCount(None, 1, 0, 2, 0),
+        ]
+
+    def test_ranges_of_one_name_are_counted_together(self):
+        trace = Trace(EXAMPLE.accesses, [(1, 0x1000, 0x10FF, "pc"), (0, 0, 0xFFFF, "pc")])
+        assert trace.summary() == [AccessCount("pc", 3, 2, 7, 9)]
+
+    def test_by_the_devices_of_a_manager(self):
+        assert EXAMPLE.summary(make_manager()) == [
+            AccessCount("Scratch", 1, 1, 1, 1),
+            AccessCount("Memory", 1, 1, 4, 8),
+            AccessCount(None, 1, 0, 2, 0),
+        ]
+
+    def test_of_nothing(self):
+        assert EXAMPLE[:0].summary() == [AccessCount("ram", 0, 0, 0, 0), AccessCount("com1", 0, 0, 0, 0)]
+        assert Trace(EXAMPLE.accesses[:0]).summary() == []
+        assert Trace(EXAMPLE.accesses).summary() == [AccessCount(None, 3, 2, 7, 9)]
+
+    def test_the_ends_of_the_spaces_and_of_ranges(self):
+        top = 2**64 - 1
+        trace = make_trace(
+            *((1, 0, addr, 1, 0) for addr in (0, 1, 2**63 - 1, 2**63, 2**63 + 1, top - 1, top)),
+            *((0, 0, port, 1, 0) for port in (0, 0xFFFF)),
+            ranges=[(1, 2**63, 2**63, "middle"), (1, top, top, "top"), (1, 0, 0, "zero"), (0, 0, 0xFFFF, "ports")],
+        )
+        counts = {row.name: row.reads for row in trace.summary()}
+        assert counts == {"middle": 1, "top": 1, "zero": 1, "ports": 2, None: 4}
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 40), st.sampled_from([1, 2, 4, 8]))),
+        st.lists(st.tuples(st.integers(0, 1), st.integers(0, 35), st.integers(1, 5)), max_size=8),
+    )
+    def test_it_counts_what_a_loop_counts(self, accesses, wanted):
+        ranges = []
+        for index, (space, base, size) in enumerate(wanted):
+            taken = [each for each in ranges if each[0] == space and base <= each[2] and each[1] <= base + size - 1]
+            if not taken:
+                ranges.append((space, base, base + size - 1, f"r{index % 3}"))
+        trace = make_trace(*((*access, 0) for access in accesses), ranges=ranges)
+        expected = {name: [0, 0, 0, 0] for name in [*(each[3] for each in ranges), None]}
+        for space, write, addr, size in accesses:
+            names = [name for s, base, last, name in ranges if s == space and base <= addr <= last]
+            counts = expected[names[0] if names else None]
+            counts[write] += 1
+            counts[2 + write] += size
+        if not any(expected[None]):
+            del expected[None]
+        assert {row.name: list(row[1:]) for row in trace.summary()} == expected
+
+
+class TestFiles:
+    def test_round_trip(self, tmp_path):
+        path = tmp_path / "guest.trace"
+        EXAMPLE.save(path)
+        loaded = Trace.load(path)
+        assert loaded == EXAMPLE
+        assert loaded.accesses.dtype == ACCESS_DTYPE
+        assert Trace.load(str(path)) == EXAMPLE
+        assert [each.name for each in tmp_path.iterdir()] == ["guest.trace"]
+
+    def test_round_trip_of_nothing_and_of_a_whole_space(self, tmp_path):
+        path = tmp_path / "whole.npz"
+        for ranges in ([], [(1, 0, 2**64 - 1, "everything"), (0, 0, 0xFFFF, "ports")]):
+            trace = Trace(EXAMPLE.accesses[:0], ranges)
+            trace.save(path)
+            assert Trace.load(path) == trace
+
+    def test_save_replaces_a_file(self, tmp_path):
+        path = tmp_path / "guest.npz"
+        EXAMPLE.save(path)
+        EXAMPLE[:1].save(path)
+        assert Trace.load(path) == EXAMPLE[:1]
+
+    def test_a_subclass_loads_as_itself(self, tmp_path):
+        class BootTrace(Trace):
+            pass
+
+        EXAMPLE.save(tmp_path / "boot.npz")
+        loaded = BootTrace.load(tmp_path / "boot.npz")
+        assert type(loaded) is type(loaded[:1]) is BootTrace
+
+    @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+    def test_recordings_of_real_firmware_load_and_save(self, path, tmp_path):
+        trace = Trace.load(path)
+        with np.load(path) as archive:
+            fields = {name: archive[name] for name in archive.files}
+        for name in ACCESS_DTYPE.names:
+            np.testing.assert_array_equal(trace.accesses[name], fields[name])
+        assert [each.name for each in trace.ranges] == fields["map_name"].tolist()
+        assert [each.base for each in trace.ranges] == fields["map_base"].tolist()
+        assert [each.last - each.base + 1 for each in trace.ranges] == fields["map_size"].tolist()
+        trace.save(tmp_path / "again.npz")
+        with np.load(tmp_path / "again.npz") as archive:
+            assert sorted(archive.files) == sorted(fields)
+            for name, expected in fields.items():
+                assert archive[name].dtype == expected.dtype
+                np.testing.assert_array_equal(archive[name], expected)
+
+    def test_the_recordings_are_there(self):
+        assert [path.name for path in TRACES] == [
+            "seabios_uc_trace.npz",
+            "stm32_md5_server_trace.npz",
+            "uboot_x86_trace.npz",
+        ]
+
+    def test_seabios_probes_fifteen_times_what_nobody_owns(self):
+        *_, nobodys = Trace.load(DATA / "seabios_uc_trace.npz").summary()
+        assert nobodys.name is None
+        assert nobodys.reads + nobodys.writes == 15
+
+    def test_a_map_may_be_absent(self, tmp_path):
+        path = write_fields(tmp_path, **{name: None for name in FIELDS if name.startswith("map_")})
+        assert Trace.load(path) == Trace(EXAMPLE.accesses)
+
+    def test_fields_of_the_other_byte_order_load(self, tmp_path):
+        path = write_fields(tmp_path, addr=FIELDS["addr"].astype(">u8"))
+        assert Trace.load(path) == EXAMPLE
+
+    def test_fields_that_are_not_known_are_left_alone(self, tmp_path):
+        assert Trace.load(write_fields(tmp_path, cpu=np.array("x86"))) == EXAMPLE
+
+
+FIELDS = {
+    **{name: EXAMPLE.accesses[name] for name in ACCESS_DTYPE.names},
+    "map_space": np.array([1, 0], dtype=np.uint8),
+    "map_base": np.array([0x1000, 0x3F8], dtype=np.uint64),
+    "map_size": np.array([0x100, 8], dtype=np.uint64),
+    "map_name": np.array(["ram", "com1"]),
+}
+
+
+def write_fields(folder, **changes):
+    """Write a trace file with some fields changed, added, or (None) left out."""
+    path = folder / "bad.npz"
+    np.savez(path, **{name: value for name, value in {**FIELDS, **changes}.items() if value is not None})
+    return path
+
+
+def error_of(path):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  callers compare the whole message
+        Trace.load(path)
+    prefix = f"{path}: "
+    assert str(caught.value).startswith(prefix)
+    return str(caught.value).removeprefix(prefix)
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_a_missing_field(self, tmp_path, field):
+        assert error_of(write_fields(tmp_path, **{field: None})) == f"field {field!r} is missing"
+
+    @pytest.mark.parametrize("field", [name for name in FIELDS if name not in ("t_ns", "map_space")])
+    def test_a_field_of_another_length(self, tmp_path, field):
+        first = "map_space" if field.startswith("map") else "t_ns"
+        length = len(FIELDS[field])
+        assert error_of(write_fields(tmp_path, **{field: FIELDS[field][:-1]})) == (
+            f"field {field!r} has {length - 1} items, {first!r} has {length}"
+        )
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("addr", FIELDS["addr"].astype(np.int64), "field 'addr' is 1-D of type int64, not 1-D of uint64"),
+            ("addr", FIELDS["addr"].astype(np.uint32), "field 'addr' is 1-D of type uint32, not 1-D of uint64"),
+            ("value", FIELDS["value"].astype(float), "field 'value' is 1-D of type float64, not 1-D of uint64"),
+            ("write", FIELDS["write"].astype(bool), "field 'write' is 1-D of type bool, not 1-D of uint8"),
+            ("size", FIELDS["size"].reshape(1, -1), "field 'size' is 2-D of type uint8, not 1-D of uint8"),
+            ("t_ns", np.uint64(3), "field 't_ns' is 0-D of type uint64, not 1-D of uint64"),
+            ("map_name", np.array([b"a", b"b"]), "field 'map_name' is 1-D of type |S1, not 1-D of str"),
+            ("map_name", np.array([1, 2]), "field 'map_name' is 1-D of type int64, not 1-D of str"),
+        ],
+    )
+    def test_a_field_of_another_type(self, tmp_path, field, value, message):
+        assert error_of(write_fields(tmp_path, **{field: value})) == message
+
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_objects_are_refused_and_not_unpickled(self, tmp_path, field):
+        objects = np.array([Trap()] * len(FIELDS[field]), dtype=object)
+        message = error_of(write_fields(tmp_path, **{field: objects}))
+        assert message.startswith(f"field {field!r} cannot be read: Object arrays cannot be loaded")
+        assert Trap.sprung == 0
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"size": np.full(5, 3, np.uint8)}, "field 'size', access 0: 0x3 is not 1, 2, 4 or 8 bytes"),
+            ({"space": np.full(5, 9, np.uint8)}, "field 'space', access 0: 0x9 is not 0 (PIO) or 1 (MMIO)"),
+            (
+                {"map_space": np.array([1, 2], np.uint8)},
+                "field 'map_space', range 1: 0x2 is not 0 (PIO) or 1 (MMIO)",
+            ),
+            (
+                {"map_size": np.array([0, 8], np.uint64)},
+                "field 'map_size', range 0: 0x0 from 0x1000 on is empty or ends outside its space",
+            ),
+            (
+                {"map_base": np.array([0, 0xFFFF], np.uint64)},
+                "field 'map_size', range 1: 0x8 from 0xffff on is empty or ends outside its space",
+            ),
+            (
+                {"map_base": np.array([2**64 - 1, 0], np.uint64)},
+                "field 'map_size', range 0: 0x100 from 0xffffffffffffffff on is empty or ends outside its space",
+            ),
+            (
+                {"map_space": np.array([1, 1], np.uint8), "map_base": np.array([0, 8], np.uint64)},
+                "TraceRange(MMIO 0x0..0xff, 'ram') and TraceRange(MMIO 0x8..0xf, 'com1') overlap",
+            ),
+        ],
+    )
+    def test_values_that_cannot_be(self, tmp_path, changes, message):
+        assert error_of(write_fields(tmp_path, **changes)) == message
+
+    def test_a_file_of_another_kind(self, tmp_path):
+        path = tmp_path / "trace.npz"
+        for contents in (b"", b"accesses", b"PK\x03\x04", pickle.dumps([1])):
+            path.write_bytes(contents)
+            assert error_of(path).startswith("not an .npz file: ")
+        with path.open("wb") as file:
+            np.save(file, EXAMPLE.accesses)
+        assert error_of(path) == "not an .npz file, but a single array"
+
+    def test_a_file_that_is_cut_short(self, tmp_path):
+        path = tmp_path / "trace.npz"
+        EXAMPLE.save(path)
+        whole = path.read_bytes()
+        for length in range(0, len(whole), 97):
+            path.write_bytes(whole[:length])
+            assert error_of(path).startswith("not an .npz file: ")
+
+    def test_a_field_that_is_damaged(self, tmp_path):
+        path = tmp_path / "trace.npz"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("t_ns.npy", b"\x93NUMPY\x01\x00 nothing that numpy knows")
+        assert error_of(path).startswith("field 't_ns' cannot be read: ")
+        EXAMPLE.save(path)
+        whole = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            start = archive.getinfo("t_ns.npy").header_offset + 60
+        whole[start : start + 8] = b"\xff" * 8
+        path.write_bytes(whole)
+        assert error_of(path).startswith("field 't_ns' cannot be read: ")
+
+    def test_a_file_that_is_absent(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            Trace.load(tmp_path / "nothing.npz")
+        with pytest.raises(IsADirectoryError):
+            Trace.load(tmp_path)
+
+
+class Trap:
+    """Counts how often it was unpickled."""
+
+    sprung = 0
+
+    def __setstate__(self, state):
+        Trap.sprung += 1
+
+    def __getstate__(self):
+        return {"armed": True}
+
+
+class TestPandas:
+    def test_without_pandas_the_error_says_so(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pandas", None)
+        with pytest.raises(ImportError, match=r"^Trace.to_pandas needs pandas, which is not installed$") as caught:
+            EXAMPLE.to_pandas()
+        assert caught.value.name == "pandas"
+
+    def test_the_columns_that_pandas_is_given(self, monkeypatch):
+        class Categorical:
+            @staticmethod
+            def from_codes(codes, categories):
+                return [categories[code] for code in codes]
+
+        monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(Categorical=Categorical, DataFrame=dict))
+        columns = EXAMPLE.to_pandas()
+        assert list(columns) == [*ACCESS_DTYPE.names, "range"]
+        assert columns["space"] == ["PIO", "PIO", "MMIO", "MMIO", "PIO"]
+        assert columns["write"].tolist() == [True, False, True, False, False]
+        assert columns["addr"].tolist() == EXAMPLE.accesses["addr"].tolist()
+        assert columns["range"].tolist() == ["com1", "com1", "ram", "ram", None]
+
+    def test_a_data_frame(self):
+        pandas = pytest.importorskip("pandas", reason="pandas is optional, and not installed here")
+        frame = EXAMPLE.to_pandas()
+        assert isinstance(frame, pandas.DataFrame)
+        assert frame["value"].tolist() == EXAMPLE.accesses["value"].tolist()
+        assert frame["space"].tolist() == ["PIO", "PIO", "MMIO", "MMIO", "PIO"]
+        assert frame.groupby("range")["size"].sum().to_dict() == {"com1": 2, "ram": 12}
+        frame.loc[0, "value"] = 0
+        assert EXAMPLE[0].value == 0x41
+
+
+class TestReplay:
+    def test_an_equal_machine_gives_no_difference(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.mmio_store(RAM_BASE, 8, 0x0102030405060708)
+        recorder.mmio_load(RAM_BASE + 2, 2)
+        recorder.pio_write(PORT_BASE, bytes(range(8)))
+        recorder.pio_read(PORT_BASE, bytearray(8))
+        recorder.pio_in(PORT_BASE + 4, 4)
+        result = replay(recorder.trace, make_manager())
+        assert (result.accesses, result.reads_compared, result.differences) == (5, 3, 0)
+        assert result.first is None
+        assert result.differing == ()
+        assert str(result) == "5 accesses, 3 reads compared, no differences"
+
+    def test_the_accesses_arrive_as_they_were(self):
+        recorder = TraceRecorder(make_manager(open_bus=0))
+        result = replay(EXAMPLE, recorder)
+        assert result.accesses == 5
+        # Values of reads come from this machine, everything else from the trace.
+        assert [row[:4] for row in rows(recorder.trace)] == [row[:4] for row in rows(EXAMPLE)]
+        assert [row[4] for row in rows(recorder.trace) if row[1]] == [row[4] for row in rows(EXAMPLE) if row[1]]
+
+    def test_the_first_difference_is_reported(self):
+        trace = make_trace(
+            (1, 1, RAM_BASE, 1, 0x60),
+            (1, 0, RAM_BASE, 1, 0x60),
+            (1, 0, RAM_BASE, 1, 0x61),
+            (0, 0, PORT_BASE, 2, 0xFFFF),
+        )
+        result = replay(trace, make_manager())
+        assert result.first == Difference(2, Space.MMIO, RAM_BASE, 1, 0x61, 0x60)
+        assert result.differing == (2, 3)
+        assert (result.accesses, result.reads_compared, result.differences) == (4, 3, 2)
+        assert list(trace[list(result.differing)]) == [trace[2], trace[3]]
+        assert str(result) == (
+            "4 accesses, 3 reads compared, 2 differences; the first is access 2: "
+            "the read of 1 byte at MMIO 0x1000 gave 0x60, not 0x61"
+        )
+
+    def test_it_can_stop_at_the_first_difference(self):
+        trace = make_trace(*((1, 0, RAM_BASE, 1, value) for value in (0, 5, 6)))
+        result = replay(trace, make_manager(), stop_at_first=True)
+        assert (result.accesses, result.reads_compared, result.differing) == (2, 2, (1,))
+        assert str(result).startswith("2 accesses, 2 reads compared, 1 difference; the first is access 1")
+
+    @pytest.mark.parametrize("ignore", ["Clock", ["Clock"], [(Space.MMIO, 0, 7)]])
+    def test_ignored_ranges_are_driven_and_not_compared(self, ignore):
+        manager = make_manager()
+        clock = Clock()
+        manager.register_device_io(clock, DeviceResources([Resource.MmioAddressRange(0, 8)]))
+        recorder = TraceRecorder(manager)
+        for _ in range(3):
+            recorder.mmio_load(0, 1)
+            recorder.mmio_load(RAM_BASE, 1)
+        trace = recorder.trace
+        assert replay(trace, manager).differing == (0, 2, 4)
+        result = replay(trace, manager, ignore=ignore)
+        assert (result.accesses, result.reads_compared, result.differences) == (6, 3, 0)
+        assert clock.ticks == 9
+
+    def test_an_unknown_range_is_noticed_before_anything_is_driven(self):
+        manager = make_manager()
+        recorder = TraceRecorder(manager)
+        with pytest.raises(ValueError, match=r"^the trace has no range named 'rtc'"):
+            replay(EXAMPLE, recorder, ignore="rtc")
+        assert len(recorder) == 0
+
+    def test_an_error_comes_out_with_the_access_that_it_is_of(self):
+        manager = IoManager()
+        manager.register_device_io(Failing(), DeviceResources([Resource.MmioAddressRange(0, 8)]))
+        with pytest.raises(OSError, match="no medium") as caught:
+            replay(make_trace((1, 1, 4, 2, 0)), manager)
+        assert caught.value.__notes__ == ["in the replay of access 0: a write of 2 bytes at MMIO 0x4"]
+        with pytest.raises(NoDeviceError) as missing:
+            replay(make_trace((0, 0, 0x80, 1, 0xFF)), manager)
+        assert missing.value.__notes__ == ["in the replay of access 0: a read of 1 byte at PIO 0x80"]
+
+    def test_open_bus_answers_for_nobody(self):
+        trace = make_trace((0, 0, 0x80, 1, 0xFF), (0, 1, 0x80, 1, 0), (1, 0, 0, 8, 2**64 - 1))
+        assert replay(trace, IoManager(open_bus=0xFF)).differences == 0
+        assert replay(trace, IoManager(open_bus=0)).differing == (0, 2)
+
+    def test_one_devices_part_of_a_trace_replays_alone(self):
+        manager = IoManager()
+        manager.register_device_io(Memory(), DeviceResources([Resource.PioAddressRange(PORT_BASE, PORT_COUNT)]))
+        result = replay(EXAMPLE[EXAMPLE.mask("com1")], manager)
+        assert (result.accesses, result.reads_compared) == (2, 1)
+        assert result.first == Difference(1, Space.PIO, 0x3FD, 1, 0x60, 0)
+
+    def test_a_replay_of_nothing(self):
+        assert str(replay(EXAMPLE[:0], IoManager())) == "0 accesses, 0 reads compared, no differences"
+
+    @pytest.mark.parametrize("size", [1, 2, 4, 8])
+    @pytest.mark.parametrize("byteorder", ["little", "big"])
+    def test_every_size_on_both_buses(self, size, byteorder):
+        value = int.from_bytes(range(1, size + 1), "big")
+        trace = make_trace(
+            (0, 1, PORT_BASE, size, value),
+            (0, 0, PORT_BASE, size, value),
+            (1, 1, RAM_BASE, size, value),
+            (1, 0, RAM_BASE, size, value),
+        )
+        manager = make_manager(byteorder=byteorder)
+        assert replay(trace, manager).differences == 0
+        for bus, base in ((manager.pio_bus, PORT_BASE), (manager.mmio_bus, RAM_BASE)):
+            assert bus.find(base).contents[:size] == value.to_bytes(size, byteorder)
+
+
+ACCESSES = st.lists(
+    st.tuples(
+        st.sampled_from(["mmio", "pio"]),
+        st.sampled_from(["buffer", "integer"]),
+        st.booleans(),
+        st.integers(-3, 12),
+        st.integers(1, 9),
+        st.integers(0, 2**72 - 1),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(accesses=ACCESSES, byteorder=st.sampled_from(["little", "big"]), open_bus=st.sampled_from([None, 0, 0xFF]))
+def test_what_was_recorded_replays_without_difference(accesses, byteorder, open_bus, tmp_path_factory):
+    options = {"byteorder": byteorder, "open_bus": open_bus}
+    recorder = TraceRecorder(make_manager(**options))
+    for bus, form, write, offset, size, bits in accesses:
+        base = RAM_BASE if bus == "mmio" else PORT_BASE
+        contents = bytearray((bits % 256**size).to_bytes(size, "little"))
+        try:
+            if form == "buffer":
+                getattr(recorder, f"{bus}_{'write' if write else 'read'}")(base + offset, contents)
+            elif write:
+                store = recorder.mmio_store if bus == "mmio" else recorder.pio_out
+                store(base + offset, size, int.from_bytes(contents, byteorder))
+            else:
+                (recorder.mmio_load if bus == "mmio" else recorder.pio_in)(base + offset, size)
+        except (NoDeviceError, ValueError):
+            continue
+    path = tmp_path_factory.mktemp("traces") / "trace.npz"
+    recorder.trace.save(path)
+    trace = Trace.load(path)
+    assert trace == recorder.trace
+    result = replay(trace, make_manager(**options))
+    assert result.accesses == len(recorder)
+    assert result.first is None
