@@ -11,16 +11,21 @@ from ._version import __version__
 from ._view import Bus
 from .address import IoAddress, IoSize, PioAddress, PioSize
 from .device import DeviceIo, DeviceIoMut, Mutex
+from .device_manager import DeviceManager, DeviceManagerContext, IoManagerContext, ManagedDevice
 from .errors import (
     DeviceModelError,
     DeviceOverlapError,
+    DuplicateDeviceError,
+    GuestMemoryError,
     InvalidRangeError,
     InvalidResourceRangeError,
     NoAvailableResourceError,
     NoDeviceError,
     ResourceError,
     TransactionError,
+    UnknownDeviceError,
 )
+from .resource_manager import ResourceManager
 from .resources import (
     DeviceResources,
     KvmMemSlot,
@@ -34,3 +39,51 @@ from .resources import (
     Resource,
     ResourceConstraint,
 )
+
+__all__ = [
+    "ABI_VERSION",
+    "Bus",
+    "CallbackHandle",
+    "DeviceIo",
+    "DeviceIoMut",
+    "DeviceManager",
+    "DeviceManagerContext",
+    "DeviceModelError",
+    "DeviceOverlapError",
+    "DeviceResources",
+    "DuplicateDeviceError",
+    "GuestMemoryError",
+    "InvalidRangeError",
+    "InvalidResourceRangeError",
+    "IoAddress",
+    "IoManager",
+    "IoManagerContext",
+    "IoSize",
+    "IoTables",
+    "KvmMemSlot",
+    "LegacyIrq",
+    "MacAddress",
+    "ManagedDevice",
+    "MappedRange",
+    "MemAddressRange",
+    "MmioAddressRange",
+    "MsiIrq",
+    "MsiIrqType",
+    "Mutex",
+    "NativeDevice",
+    "NoAvailableResourceError",
+    "NoDeviceError",
+    "PioAddress",
+    "PioAddressRange",
+    "PioSize",
+    "Resource",
+    "ResourceConstraint",
+    "ResourceError",
+    "ResourceManager",
+    "Transaction",
+    "TransactionError",
+    "UnknownDeviceError",
+    "__version__",
+    "callback_addresses",
+    "get_include",
+]

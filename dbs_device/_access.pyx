@@ -1,7 +1,6 @@
-"""One access: the look-up, the rules of who may answer, and the call of the device.
+"""One access from Python, with a buffer or an integer: the look-up, the rules of who may answer, the call of the device.
 
-Python's accesses come first (a buffer or an integer, errors raised), then those of C (raw memory, return codes). In
-both, a look-up is done before anything is touched, and a read finds its memory zeroed.
+The look-up is done before anything is touched, and a read finds its memory zeroed.
 """
 
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
@@ -21,7 +20,7 @@ from ._platform cimport (
     dbs_integer_of_bytes,
     dbs_usual_memory,
 )
-from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Space, address_object, find_range
+from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, Space, address_object, find_slot
 
 import operator
 
@@ -32,11 +31,6 @@ from .resources import MAX_ADDRESS, MAX_PORT
 cdef extern from "Python.h":
     const size_t PY_VECTORCALL_ARGUMENTS_OFFSET
     object PyObject_Vectorcall(object function, PyObject *const *arguments, size_t count_and_flags, PyObject *keywords)
-
-
-cdef enum:
-    INTEGER_SIZES = 0b100010110  # bit n: integers of n bytes may be loaded and stored
-    PORT_INTEGER_SIZES = 0b10110
 
 
 cdef str bus_name(Space space):
@@ -86,10 +80,6 @@ cdef object outside_space(object address, Space space):
     return OverflowError(f"{bus_name(space)} address {address:#x} lies outside 0x0..{maximum:#x}")
 
 
-cdef inline bint is_integer_size(uint64_t size, Space space) noexcept nogil:
-    return size <= 8 and ((PORT_INTEGER_SIZES if space == PIO else INTEGER_SIZES) >> size) & 1
-
-
 cdef size_t size_of(object value, Space space) except 0:
     """Return the size of an integer in bytes; `ValueError` if it has another one, `TypeError` if it is no integer."""
     cdef uint64_t size
@@ -118,23 +108,16 @@ cdef object value_does_not_fit(object value, size_t size):
 # ----------------------------------------------------------------------------- who answers
 
 
-cdef inline PyObject *owner_of(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept nogil:
-    """Return the RangeEntry that an access of `size` >= 1 bytes goes to, or NULL. Borrowed from the tables."""
-    cdef Py_ssize_t index = find_range(ranges, address)
-    if index < 0 or (size - 1 > ranges.lasts[index] - address and not tables.pass_straddling):
-        return NULL
-    return ranges.entries[index]
-
-
 cdef int refuse_unless_open(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1:
     """Raise the error of an access that nobody answers, unless the bus is open."""
-    cdef Py_ssize_t index
+    cdef const Slot *slot
+    cdef tuple owner  # declared: to infer its type from const members, Cython 3.3 takes for ever
     if tables.open_bus >= 0:
         return 0
-    index = find_range(ranges, address)
-    if index < 0:
+    slot = find_slot(ranges, address)
+    if slot == NULL:
         raise NoDeviceError(bus_name(ranges.space), address, size)
-    owner = (ranges.bases[index], ranges.lasts[index], (<RangeEntry>ranges.entries[index]).device)
+    owner = (slot.base, slot.last, (<RangeEntry>slot.entry).device)
     raise NoDeviceError(bus_name(ranges.space), address, size, owner)
 
 
@@ -163,51 +146,21 @@ cdef int call_locked(RangeEntry entry, object function, object method_self, obje
         entry.release()
 
 
-cdef inline int call_read(RangeEntry entry, uint64_t address, object view) except -1:
+cdef int call_read(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
     if entry.acquire is None:
         return call_handler(entry.read_function, entry.read_self, entry.base_object, offset, view)
     return call_locked(entry, entry.read_function, entry.read_self, offset, view)
 
 
-cdef inline int call_write(RangeEntry entry, uint64_t address, object view) except -1:
+cdef int call_write(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
     if entry.acquire is None:
         return call_handler(entry.write_function, entry.write_self, entry.base_object, offset, view)
     return call_locked(entry, entry.write_function, entry.write_self, offset, view)
 
 
-# The two calls of a native device. They differ by space in the method alone.
-
-cdef inline int native_read(PyObject *owner, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef uint64_t base = (<RangeEntry>owner).base
-    if (<RangeEntry>owner).space == PIO:
-        return (<RangeEntry>owner).native.c_pio_read(base, address - base, data, size)
-    return (<RangeEntry>owner).native.c_read(base, address - base, data, size)
-
-
-cdef inline int native_write(PyObject *owner, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef uint64_t base = (<RangeEntry>owner).base
-    if (<RangeEntry>owner).space == PIO:
-        return (<RangeEntry>owner).native.c_pio_write(base, address - base, data, size)
-    return (<RangeEntry>owner).native.c_write(base, address - base, data, size)
-
-
-cdef inline void clear(uint8_t *data, size_t size) noexcept nogil:
-    """Zero the memory of a read; for the sizes of registers this is one store, not a call."""
-    if size == 4:
-        memset(data, 0, 4)
-    elif size == 1:
-        data[0] = 0
-    elif size == 8:
-        memset(data, 0, 8)
-    elif size == 2:
-        memset(data, 0, 2)
-    else:
-        memset(data, 0, size)
-
-
-# ----------------------------------------------------------------------------- Python's accesses: buffers
+# ----------------------------------------------------------------------------- buffers
 
 
 cdef struct Memory:
@@ -244,23 +197,23 @@ cdef inline object view_of_memory(object data, bint for_read, Memory *memory):
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Read into a writable buffer."""
     cdef Memory memory
-    cdef PyObject *owner
+    cdef const Slot *slot
     cdef RangeEntry entry
     open_memory(data, True, &memory)
-    owner = owner_of(tables, ranges, address, memory.size)
-    if owner == NULL:
+    slot = slot_of_access(tables, ranges, address, memory.size)
+    if slot == NULL:
         if tables.open_bus >= 0:
             memset(memory.start, tables.open_bus, memory.size)
         close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
     clear(memory.start, memory.size)
-    entry = <RangeEntry>owner  # held, since the device may unregister itself
-    if entry.native is None:
+    entry = <RangeEntry>slot.entry  # held, since the device may unregister itself
+    if slot.native == NULL:
         return call_read(entry, address, view_of_memory(data, True, &memory))
     if memory.kind != DBS_OTHER:
         open_buffer(data, True, &memory.buffer)  # held, since the device may run Python code
     try:
-        return native_read(owner, address, memory.start, memory.size)
+        return native_read(slot, ranges.space, address, memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 
@@ -268,25 +221,25 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Write from a buffer."""
     cdef Memory memory
-    cdef PyObject *owner
+    cdef const Slot *slot
     cdef RangeEntry entry
     open_memory(data, False, &memory)
-    owner = owner_of(tables, ranges, address, memory.size)
-    if owner == NULL:
+    slot = slot_of_access(tables, ranges, address, memory.size)
+    if slot == NULL:
         close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
-    entry = <RangeEntry>owner
-    if entry.native is None:
+    entry = <RangeEntry>slot.entry
+    if slot.native == NULL:
         return call_write(entry, address, view_of_memory(data, False, &memory))
     if memory.kind != DBS_OTHER:
         open_buffer(data, False, &memory.buffer)
     try:
-        return native_write(owner, address, memory.start, memory.size)
+        return native_write(slot, ranges.space, address, memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 
 
-# ----------------------------------------------------------------------------- Python's accesses: integers
+# ----------------------------------------------------------------------------- integers
 
 
 cdef int lent_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t size) except -1:
@@ -311,135 +264,32 @@ cdef int lent_write(RangeEntry entry, uint64_t address, const uint8_t *data, siz
     return 0
 
 
-cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil:
-    """Return what an unowned load gives: the open-bus byte in every place, or 0."""
-    if tables.open_bus < 0:
-        return 0
-    return (<uint64_t>0x0101010101010101 * <uint64_t>tables.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
-
-
 cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER:
     """Read an integer of a size that `size_of` has passed."""
     cdef uint8_t data[8]
-    cdef PyObject *owner = owner_of(tables, ranges, address, size)
+    cdef const Slot *slot = slot_of_access(tables, ranges, address, size)
     cdef RangeEntry entry
-    if owner == NULL:
+    if slot == NULL:
         refuse_unless_open(tables, ranges, address, size)
         return open_bus_value(tables, size)
-    entry = <RangeEntry>owner
-    if entry.native is None:
+    entry = <RangeEntry>slot.entry
+    if slot.native == NULL:
         lent_read(entry, address, data, size)
     else:
         memset(data, 0, 8)
-        native_read(owner, address, data, size)
+        native_read(slot, ranges.space, address, data, size)
     return dbs_integer_of_bytes(data, size, tables.big_endian)
 
 
 cdef int store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1:
     """Write an integer of a size that `size_of` has passed."""
     cdef uint8_t data[8]
-    cdef PyObject *owner = owner_of(tables, ranges, address, size)
+    cdef const Slot *slot = slot_of_access(tables, ranges, address, size)
     cdef RangeEntry entry
-    if owner == NULL:
+    if slot == NULL:
         return refuse_unless_open(tables, ranges, address, size)
-    entry = <RangeEntry>owner
+    entry = <RangeEntry>slot.entry
     dbs_bytes_of_integer(value, size, tables.big_endian, data)
-    if entry.native is None:
+    if slot.native == NULL:
         return lent_write(entry, address, data, size)
-    return native_write(owner, address, data, size)
-
-
-# ----------------------------------------------------------------------------- accesses of C
-
-
-cdef int c_load(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    cdef uint8_t data[8]
-    cdef PyObject *owner
-    if not is_integer_size(size, ranges.space):
-        raise_wrong_size(size, ranges.space)
-    owner = owner_of(tables, ranges, address, size)
-    if owner == NULL:
-        value[0] = open_bus_value(tables, size)
-        return 1
-    value[0] = 0
-    memset(data, 0, 8)
-    if (<RangeEntry>owner).native is not None:
-        native_read(owner, address, data, size)
-    else:
-        python_read(owner, address, data, size)
-    value[0] = dbs_integer_of_bytes(data, size, tables.big_endian)
-    return 0
-
-
-cdef int c_store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    cdef uint8_t data[8]
-    cdef PyObject *owner
-    if not is_integer_size(size, ranges.space):
-        raise_wrong_size(size, ranges.space)
-    owner = owner_of(tables, ranges, address, size)
-    if owner == NULL:
-        return 1
-    dbs_bytes_of_integer(value, size, tables.big_endian, data)
-    if (<RangeEntry>owner).native is not None:
-        return native_write(owner, address, data, size)
-    return python_write(owner, address, data, size)
-
-
-cdef int c_read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *owner
-    if size == 0:
-        raise_empty_access()
-    owner = owner_of(tables, ranges, address, size)
-    if owner == NULL:
-        memset(data, tables.open_bus if tables.open_bus >= 0 else 0, size)
-        return 1
-    clear(data, size)
-    if (<RangeEntry>owner).native is not None:
-        return native_read(owner, address, data, size)
-    return python_read(owner, address, data, size)
-
-
-cdef int c_write(IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *owner
-    if size == 0:
-        raise_empty_access()
-    owner = owner_of(tables, ranges, address, size)
-    if owner == NULL:
-        return 1
-    if (<RangeEntry>owner).native is not None:
-        return native_write(owner, address, data, size)
-    return python_write(owner, address, data, size)
-
-
-cdef int raise_wrong_size(size_t size, Space space) except -1 with gil:
-    raise wrong_size(size, space)
-
-
-cdef int raise_empty_access() except -1 with gil:
-    raise ValueError("an access takes at least 1 byte")
-
-
-# A device may keep the view that it is given, so that it is never given the memory of a C caller: it works on a copy,
-# which is lent again only when nobody can reach it.
-
-cdef int python_read(PyObject *owner, uint64_t address, uint8_t *data, size_t size) except -1 with gil:
-    cdef RangeEntry entry = <RangeEntry>owner
-    cdef uint8_t integer[8]
-    cdef bytearray copy
-    cdef object export
-    if is_integer_size(size, MMIO):
-        lent_read(entry, address, integer, size)
-        memcpy(data, integer, size)
-        return 0
-    copy = bytearray(size)
-    export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
-    call_read(entry, address, memoryview(copy))
-    memcpy(data, <char *>copy, size)
-    return 0
-
-
-cdef int python_write(PyObject *owner, uint64_t address, const uint8_t *data, size_t size) except -1 with gil:
-    cdef RangeEntry entry = <RangeEntry>owner
-    if is_integer_size(size, MMIO):
-        return lent_write(entry, address, data, size)
-    return call_write(entry, address, memoryview((<const char *>data)[:size]))
+    return native_write(slot, ranges.space, address, data, size)

@@ -9,7 +9,8 @@ from .errors import InvalidRangeError, describe_device, format_count, format_ran
 from .resources import MAX_ADDRESS, MAX_PORT, MmioAddressRange, PioAddressRange, Resource
 
 if TYPE_CHECKING:
-    from ._bus import Bus, IoManager
+    from ._bus import IoManager
+    from ._view import Bus
     from .device import DeviceIo
 
 __all__ = ["MappedRange", "mapped_ranges", "render_map", "same_map", "trapped_ranges"]

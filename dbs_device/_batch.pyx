@@ -4,8 +4,9 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint64_t
 
-from ._access cimport c_load, c_read, c_store, c_write, refuse_unless_open, value_of
+from ._access cimport refuse_unless_open, value_of
 from ._buffers cimport open_buffer
+from ._dispatch cimport c_load, c_read, c_store, c_write
 from ._owner cimport TablesOwner, current_tables
 from ._platform cimport dbs_generation_load
 from ._tables cimport PIO, IoTables, RangeTable, Ranges, Space, last_base_at_or_below
@@ -76,7 +77,7 @@ cdef void find_each(
 
 
 cdef inline Py_ssize_t index_if_owner(const Ranges *ranges, size_t index, uint64_t address) noexcept nogil:
-    return <Py_ssize_t>index if ranges.bases[index] <= address <= ranges.lasts[index] else -1
+    return <Py_ssize_t>index if ranges.slots[index].base <= address <= ranges.slots[index].last else -1
 
 
 # ----------------------------------------------------------------------------- accesses

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Final, Literal, Self, SupportsIndex, final
+from typing import Any, ClassVar, Final, Literal, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt

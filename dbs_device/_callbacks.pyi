@@ -9,6 +9,7 @@ __all__ = ["CallbackHandle", "callback_addresses"]
 c_api: CapsuleType
 
 def callback_addresses() -> dict[str, int]: ...
+
 @final
 class CallbackHandle:
     def __new__(cls, manager: IoManager, base: SupportsIndex = 0) -> Self: ...

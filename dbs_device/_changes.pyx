@@ -3,13 +3,12 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ._tables cimport RangeEntry, RangeTable, empty_table, last_base_at_or_below, new_table
+from ._tables cimport RangeEntry, RangeTable, Slot, empty_table, last_base_at_or_below, new_table, slot_of
 
 
 @cython.final
@@ -45,9 +44,9 @@ cdef class TableChanges:
             return <RangeEntry>self.added[node]
         if self.table.ranges.count == 0 or self.table.ranges.bases[index] > last:
             return None
-        while self.table.ranges.lasts[index] >= base:
+        while self.table.ranges.slots[index].last >= base:
             if not self.is_removed(index):
-                return <RangeEntry>self.table.ranges.entries[index]
+                return <RangeEntry>self.table.ranges.slots[index].entry
             if index == 0:
                 return None
             index -= 1
@@ -187,7 +186,7 @@ cdef class TableChanges:
             writer.append(entry)
             done = end
         writer.copy_kept(done, self.table.ranges.count)
-        return new_table(self.table.ranges.space, count, writer.bases, writer.lasts, writer.entries)
+        return new_table(self.table.ranges.space, count, writer.bases, writer.lasts, writer.slots, writer.entries)
 
 
 @cython.final
@@ -197,6 +196,7 @@ cdef class TableWriter:
     cdef RangeTable source
     cdef bytes bases
     cdef bytes lasts
+    cdef bytes slots
     cdef tuple entries
     cdef size_t written
     cdef list removed
@@ -205,12 +205,14 @@ cdef class TableWriter:
     def __cinit__(self, size_t count, list removed):
         self.bases = PyBytes_FromStringAndSize(NULL, 8 * count)
         self.lasts = PyBytes_FromStringAndSize(NULL, 8 * count)
+        self.slots = PyBytes_FromStringAndSize(NULL, sizeof(Slot) * count)
         self.entries = PyTuple_New(count)
         self.removed = removed
 
     cdef int append(self, RangeEntry entry) except -1:
         (<uint64_t *>PyBytes_AS_STRING(self.bases))[self.written] = entry.base
         (<uint64_t *>PyBytes_AS_STRING(self.lasts))[self.written] = entry.last
+        (<Slot *>PyBytes_AS_STRING(self.slots))[self.written] = slot_of(entry)
         Py_INCREF(entry)  # PyTuple_SET_ITEM takes over a reference
         PyTuple_SET_ITEM(self.entries, self.written, entry)
         self.written += 1
@@ -230,14 +232,20 @@ cdef class TableWriter:
         return 0
 
     cdef void copy(self, size_t begin, size_t end) noexcept:
-        cdef size_t index
-        cdef PyObject **entries = self.source.ranges.entries
+        cdef const Slot *slot = self.source.ranges.slots + begin
+        cdef const Slot *slot_end = self.source.ranges.slots + end
+        cdef uint64_t *last = <uint64_t *>PyBytes_AS_STRING(self.lasts) + self.written
         memcpy(PyBytes_AS_STRING(self.bases) + 8 * self.written, self.source.ranges.bases + begin, 8 * (end - begin))
-        memcpy(PyBytes_AS_STRING(self.lasts) + 8 * self.written, self.source.ranges.lasts + begin, 8 * (end - begin))
-        for index in range(begin, end):
-            Py_INCREF(<object>entries[index])
-            PyTuple_SET_ITEM(self.entries, self.written, <object>entries[index])
+        memcpy(
+            PyBytes_AS_STRING(self.slots) + sizeof(Slot) * self.written, slot, sizeof(Slot) * (end - begin)
+        )
+        while slot < slot_end:
+            last[0] = slot.last
+            last += 1
+            Py_INCREF(<object>slot.entry)
+            PyTuple_SET_ITEM(self.entries, self.written, <object>slot.entry)
             self.written += 1
+            slot += 1
 
 
 cdef TableChanges changes_of(RangeTable table):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._bus import IoManager, Transaction
+from ._bus import IoManager
+from ._transaction import Transaction
 from .device import DeviceIo
 from .errors import TransactionError
 from .resources import Resource
@@ -42,10 +42,6 @@ class IoManagerContext(ABC):
     @abstractmethod
     def unregister_device_io(self, ctx: Any, resources: Iterable[Resource]) -> None:
         """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed."""
-
-
-# Which manager a transaction belongs to, for as long as it lives.
-_managers: weakref.WeakKeyDictionary[Transaction, IoManager] = weakref.WeakKeyDictionary()
 
 
 class DeviceManagerContext(IoManagerContext):
@@ -93,9 +89,7 @@ class DeviceManagerContext(IoManagerContext):
         TransactionError
             This thread has one open on this manager already.
         """
-        transaction = self.io_manager.begin_tx()
-        _managers[transaction] = self.io_manager
-        return transaction
+        return self.io_manager.begin_tx()
 
     def commit_tx(self, ctx: Transaction) -> None:
         """Make the changes of a transaction effective, on both buses at once, and let others in. O(ranges).
@@ -180,5 +174,5 @@ class DeviceManagerContext(IoManagerContext):
     def _check(self, ctx: Transaction) -> None:
         if not isinstance(ctx, Transaction):
             raise TypeError(f"a transaction is what begin_tx returns, not {type(ctx).__name__}")
-        if _managers.get(ctx) is not self.io_manager:
-            raise TransactionError("the transaction was not begun by a context of this IoManager")
+        if ctx.manager is not self.io_manager:
+            raise TransactionError("the transaction belongs to another IoManager")

@@ -1,12 +1,127 @@
-"""C dispatch: the accesses of ``_bus.pxd``, on held tables and on a manager."""
+"""C dispatch: the accesses of ``_bus.pxd``, on held tables and on a manager.
+
+They return 0: served; 1: nobody answers; -1: an exception is set. The GIL is taken only for a Python device, or to raise.
+"""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
-from ._access cimport c_load, c_read, c_store, c_write
+from ._access cimport (
+    call_read,
+    call_write,
+    clear,
+    is_integer_size,
+    lent_read,
+    lent_write,
+    native_read,
+    native_write,
+    open_bus_value,
+    slot_of_access,
+    wrong_size,
+)
 from ._owner cimport TablesOwner, pin, unpin
-from ._platform cimport dbs_generation_load
-from ._tables cimport IoTables
+from ._platform cimport dbs_bytes_of_integer, dbs_generation_load, dbs_integer_of_bytes
+from ._tables cimport MMIO, IoTables, RangeEntry, Ranges, Slot, Space
+
+
+# ----------------------------------------------------------------------------- one access
+
+
+cdef int c_load(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    if not is_integer_size(size, ranges.space):
+        raise_wrong_size(size, ranges.space)
+    slot = slot_of_access(tables, ranges, address, size)
+    if slot == NULL:
+        value[0] = open_bus_value(tables, size)
+        return 1
+    value[0] = 0
+    memset(data, 0, 8)
+    if slot.native != NULL:
+        native_read(slot, ranges.space, address, data, size)
+    else:
+        python_read(slot.entry, address, data, size)
+    value[0] = dbs_integer_of_bytes(data, size, tables.big_endian)
+    return 0
+
+
+cdef int c_store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    if not is_integer_size(size, ranges.space):
+        raise_wrong_size(size, ranges.space)
+    slot = slot_of_access(tables, ranges, address, size)
+    if slot == NULL:
+        return 1
+    dbs_bytes_of_integer(value, size, tables.big_endian, data)
+    if slot.native != NULL:
+        return native_write(slot, ranges.space, address, data, size)
+    return python_write(slot.entry, address, data, size)
+
+
+cdef int c_read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    cdef const Slot *slot
+    if size == 0:
+        raise_empty_access()
+    slot = slot_of_access(tables, ranges, address, size)
+    if slot == NULL:
+        memset(data, tables.open_bus if tables.open_bus >= 0 else 0, size)
+        return 1
+    clear(data, size)
+    if slot.native != NULL:
+        return native_read(slot, ranges.space, address, data, size)
+    return python_read(slot.entry, address, data, size)
+
+
+cdef int c_write(IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
+    cdef const Slot *slot
+    if size == 0:
+        raise_empty_access()
+    slot = slot_of_access(tables, ranges, address, size)
+    if slot == NULL:
+        return 1
+    if slot.native != NULL:
+        return native_write(slot, ranges.space, address, data, size)
+    return python_write(slot.entry, address, data, size)
+
+
+cdef int raise_wrong_size(size_t size, Space space) except -1 with gil:
+    raise wrong_size(size, space)
+
+
+cdef int raise_empty_access() except -1 with gil:
+    raise ValueError("an access takes at least 1 byte")
+
+
+# A device may keep the view that it is given, so that it is never given the memory of a C caller: it works on a copy,
+# which is lent again only when nobody can reach it.
+
+cdef int python_read(PyObject *borrowed, uint64_t address, uint8_t *data, size_t size) except -1 with gil:
+    cdef RangeEntry entry = <RangeEntry>borrowed
+    cdef uint8_t integer[8]
+    cdef bytearray copy
+    cdef object export
+    if is_integer_size(size, MMIO):
+        lent_read(entry, address, integer, size)
+        memcpy(data, integer, size)
+        return 0
+    copy = bytearray(size)
+    export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
+    call_read(entry, address, memoryview(copy))
+    memcpy(data, <char *>copy, size)
+    return 0
+
+
+cdef int python_write(PyObject *borrowed, uint64_t address, const uint8_t *data, size_t size) except -1 with gil:
+    cdef RangeEntry entry = <RangeEntry>borrowed
+    if is_integer_size(size, MMIO):
+        return lent_write(entry, address, data, size)
+    return call_write(entry, address, memoryview((<const char *>data)[:size]))
+
+
+# ----------------------------------------------------------------------------- on held tables
 
 
 cdef uint32_t c_abi_version() noexcept nogil:
@@ -47,6 +162,9 @@ cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) 
 
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
     return c_write(tables, &tables.pio.ranges, port, data, size)
+
+
+# ----------------------------------------------------------------------------- on a manager
 
 
 cdef int c_manager_mmio_load(TablesOwner manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil:

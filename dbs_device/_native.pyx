@@ -6,6 +6,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from .device import DeviceIo
 from .resources import DeviceResources
 
+__all__ = ["NativeDevice"]
+
 
 cdef class NativeDevice:
     """A device in Cython: override the C methods that it needs.

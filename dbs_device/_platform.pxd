@@ -4,7 +4,7 @@ The C text is emitted into every module that cimports this file, so that other p
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef extern from * nogil:
@@ -16,11 +16,11 @@ cdef extern from * nogil:
     #include <stdint.h>
 
     /* A number that threads read and write without order between them: torn values cannot happen, stale ones can. */
-    typedef _Atomic size_t dbs_hint;
-    static inline size_t dbs_hint_load(dbs_hint *hint) {
+    typedef _Atomic uint32_t dbs_hint;
+    static inline uint32_t dbs_hint_load(dbs_hint *hint) {
         return atomic_load_explicit(hint, memory_order_relaxed);
     }
-    static inline void dbs_hint_store(dbs_hint *hint, size_t value) {
+    static inline void dbs_hint_store(dbs_hint *hint, uint32_t value) {
         atomic_store_explicit(hint, value, memory_order_relaxed);
     }
 
@@ -42,20 +42,26 @@ cdef extern from * nogil:
         atomic_flag_clear_explicit(lock, memory_order_release);
     }
 
-    /* An integer from the first `size` (1, 2, 4, 8) of eight bytes, of which the others are ignored. The compiler
-       makes one load of the shifts, and a byte swap where the order is the other one. */
-    static inline uint64_t dbs_integer_of_bytes(const uint8_t *bytes, size_t size, int big_endian) {
-        uint64_t value;
-        if (big_endian) {
-            value = (uint64_t)bytes[7] | (uint64_t)bytes[6] << 8 | (uint64_t)bytes[5] << 16 |
-                    (uint64_t)bytes[4] << 24 | (uint64_t)bytes[3] << 32 | (uint64_t)bytes[2] << 40 |
-                    (uint64_t)bytes[1] << 48 | (uint64_t)bytes[0] << 56;
-            return value >> (64 - 8 * size);
+    /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
+       a wider load than the store before it stalls the processor. The compiler makes one load of the shifts, and a byte
+       swap where the order is the other one. */
+    static inline uint64_t dbs_integer_of_bytes(const uint8_t *b, size_t size, int big_endian) {
+        switch (size) {
+        case 1:
+            return b[0];
+        case 2:
+            return big_endian ? (uint16_t)(b[1] | b[0] << 8) : (uint16_t)(b[0] | b[1] << 8);
+        case 4:
+            return big_endian ? (uint32_t)b[3] | (uint32_t)b[2] << 8 | (uint32_t)b[1] << 16 | (uint32_t)b[0] << 24
+                              : (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        default:
+            return big_endian ? (uint64_t)b[7] | (uint64_t)b[6] << 8 | (uint64_t)b[5] << 16 | (uint64_t)b[4] << 24 |
+                                    (uint64_t)b[3] << 32 | (uint64_t)b[2] << 40 | (uint64_t)b[1] << 48 |
+                                    (uint64_t)b[0] << 56
+                              : (uint64_t)b[0] | (uint64_t)b[1] << 8 | (uint64_t)b[2] << 16 | (uint64_t)b[3] << 24 |
+                                    (uint64_t)b[4] << 32 | (uint64_t)b[5] << 40 | (uint64_t)b[6] << 48 |
+                                    (uint64_t)b[7] << 56;
         }
-        value = (uint64_t)bytes[0] | (uint64_t)bytes[1] << 8 | (uint64_t)bytes[2] << 16 |
-                (uint64_t)bytes[3] << 24 | (uint64_t)bytes[4] << 32 | (uint64_t)bytes[5] << 40 |
-                (uint64_t)bytes[6] << 48 | (uint64_t)bytes[7] << 56;
-        return value & (~(uint64_t)0 >> (64 - 8 * size));
     }
     /* The reverse: all eight bytes are written, of which the first `size` are the integer, masked to its size. */
     static inline void dbs_bytes_of_integer(uint64_t value, size_t size, int big_endian, uint8_t *bytes) {
@@ -116,8 +122,8 @@ cdef extern from * nogil:
     """
     ctypedef struct dbs_hint:
         pass
-    size_t dbs_hint_load(dbs_hint *hint) noexcept
-    void dbs_hint_store(dbs_hint *hint, size_t value) noexcept
+    uint32_t dbs_hint_load(dbs_hint *hint) noexcept
+    void dbs_hint_store(dbs_hint *hint, uint32_t value) noexcept
 
     ctypedef struct dbs_generation:
         pass

@@ -1,6 +1,6 @@
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from ._native cimport NativeDevice
 from ._platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
@@ -15,14 +15,27 @@ cdef enum Space:
     MMIO = 1
 
 
+# What an access needs of a range, in one piece: on a large map, each further place to look is a cache miss.
+cdef struct Slot:
+    uint64_t base
+    uint64_t last
+    PyObject *native  # the entry's NativeDevice, or NULL
+    PyObject *entry  # the RangeEntry, which the table's tuple owns
+
+
+cdef enum:
+    HINT_BITS = 6
+
+
 # What a look-up needs of a table, so that it can be passed on without the GIL.
 cdef struct Ranges:
     const uint64_t *bases
-    const uint64_t *lasts
-    PyObject **entries  # borrowed from the table's tuple of RangeEntry
+    const Slot *slots
     size_t count
     Space space
-    dbs_hint last_hit
+    int hint_shift
+    # Index of the slot that an address was last found in, for each of 64 classes of addresses.
+    dbs_hint hints[1 << HINT_BITS]
 
 
 cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address) noexcept nogil:
@@ -40,19 +53,25 @@ cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address)
     return low
 
 
-cdef inline Py_ssize_t find_range(Ranges *ranges, uint64_t address) noexcept nogil:
-    """Return the index of the range that owns `address`, or -1.
+cdef inline const Slot *find_slot(Ranges *ranges, uint64_t address) noexcept nogil:
+    """Return the slot of the range that owns `address`, or NULL.
 
+    The slot where the address's class was found last is tried first. It is a hint: read once, and always verified.
+    Addresses are of one class when they are near each other (256 bytes; 4 ports), others when a hash says so.
     An empty table has a range 1..0 in place of its first, which owns nothing.
     """
-    cdef size_t index = dbs_hint_load(&ranges.last_hit)
-    if ranges.bases[index] <= address <= ranges.lasts[index]:
-        return <Py_ssize_t>index
+    # Fibonacci hashing: the high bits of the product depend on all bits of the value.
+    cdef size_t address_class = ((address >> ranges.hint_shift) * <uint64_t>0x9E3779B97F4A7C15) >> (64 - HINT_BITS)
+    cdef const Slot *slot = &ranges.slots[dbs_hint_load(&ranges.hints[address_class])]
+    cdef size_t index
+    if slot.base <= address <= slot.last:
+        return slot
     index = last_base_at_or_below(ranges, address)
-    if ranges.bases[index] <= address <= ranges.lasts[index]:
-        dbs_hint_store(&ranges.last_hit, index)
-        return <Py_ssize_t>index
-    return -1
+    slot = &ranges.slots[index]
+    if slot.base <= address <= slot.last:
+        dbs_hint_store(&ranges.hints[address_class], <uint32_t>index)
+        return slot
+    return NULL
 
 
 cdef enum:
@@ -105,13 +124,15 @@ cdef class RangeEntry:
 cdef class RangeTable:
     cdef Ranges ranges
     cdef tuple entries
+    cdef bytes slot_memory
     cdef readonly object bases
     cdef readonly object lasts
 
 
 cdef int check_device(object device) except -1
 cdef RangeEntry new_entry(Space space, uint64_t base, uint64_t last, object device)
-cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, tuple entries)
+cdef Slot slot_of(RangeEntry entry) noexcept
+cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries)
 cdef RangeTable empty_table(Space space)
 
 

@@ -6,7 +6,6 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from ._native cimport NativeDevice, is_served_natively
-from ._platform cimport dbs_hint_store
 
 from types import MethodType
 
@@ -15,9 +14,7 @@ import numpy as np
 from .address import IoAddress, PioAddress
 from .device import DeviceIo, DeviceIoMut, Mutex
 
-
-cdef extern from "Python.h":
-    PyObject **PySequence_Fast_ITEMS(object tuple_or_list) noexcept
+__all__ = ["IoTables"]
 
 
 # ----------------------------------------------------------------------------- address objects
@@ -112,7 +109,7 @@ cdef object split_method(object handler):
 
 @cython.final
 cdef class RangeTable:
-    """The ranges of one space, sorted by base, which do not overlap. Immutable but for the last-hit hint.
+    """The ranges of one space, sorted by base, which do not overlap. Immutable but for the hints.
 
     Attributes
     ----------
@@ -122,24 +119,33 @@ cdef class RangeTable:
     """
 
 
-cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, tuple entries):
-    """Make a table of `count` ranges from the memory of its arrays, which must hold 8 * max(count, 1) bytes each."""
+cdef Slot slot_of(RangeEntry entry) noexcept:
+    cdef PyObject *native = NULL
+    if entry.native is not None:
+        native = <PyObject *>entry.native
+    return Slot(entry.base, entry.last, native, <PyObject *>entry)
+
+
+cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries):
+    """Make a table of `count` ranges from the memory of its arrays, which must have max(count, 1) items each."""
     cdef RangeTable table = RangeTable.__new__(RangeTable)
     table.entries = entries
+    table.slot_memory = slots
     table.bases = np.ndarray((count,), np.uint64, bases)
     table.lasts = np.ndarray((count,), np.uint64, lasts)
     table.ranges.bases = <const uint64_t *>PyBytes_AS_STRING(bases)
-    table.ranges.lasts = <const uint64_t *>PyBytes_AS_STRING(lasts)
-    table.ranges.entries = PySequence_Fast_ITEMS(entries)
+    table.ranges.slots = <const Slot *>PyBytes_AS_STRING(slots)
     table.ranges.count = count
     table.ranges.space = space
-    dbs_hint_store(&table.ranges.last_hit, 0)
+    table.ranges.hint_shift = 2 if space == PIO else 8
     return table
 
 
 cdef RangeTable empty_table(Space space):
-    # The range 1..0, which owns nothing, so that a look-up need not ask whether there is a first range.
-    return new_table(space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), ())
+    cdef Slot nothing = Slot(1, 0, NULL, NULL)  # so that a look-up need not ask whether there is a first range
+    return new_table(
+        space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), (<char *>&nothing)[:sizeof(Slot)], ()
+    )
 
 
 @cython.final

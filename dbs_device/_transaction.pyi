@@ -2,6 +2,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Literal, Self, SupportsIndex, final
 
+from ._bus import IoManager
 from .device import DeviceIo
 from .resources import Resource
 
@@ -9,6 +10,8 @@ __all__ = ["Transaction"]
 
 @final
 class Transaction:
+    @property
+    def manager(self) -> IoManager: ...
     def register_device_io(self, device: DeviceIo, resources: Iterable[Resource]) -> None: ...
     def unregister_device_io(self, resources: Iterable[Resource]) -> None: ...
     def find(self, bus: Literal["MMIO", "PIO"], addr: SupportsIndex) -> DeviceIo | None: ...

@@ -13,6 +13,8 @@ import weakref
 from ._address_map import MappedRange, trapped_ranges
 from .errors import DeviceOverlapError, NoDeviceError, TransactionError
 
+__all__ = ["Transaction"]
+
 
 cdef list new_entries(object device, object resources):
     """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
@@ -74,6 +76,11 @@ cdef class Transaction:
     def __del__(self):
         if self._open:
             self.finish()
+
+    @property
+    def manager(self):
+        """IoManager : what is changed."""
+        return self._owner
 
     cdef int check_open(self) except -1:
         if self._thread != <unsigned long>PyThread_get_thread_ident():

@@ -20,23 +20,23 @@ from ._callbacks cimport (
 )
 from ._owner cimport TablesOwner, current_tables
 from ._platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
-from ._tables cimport IoTables, Ranges, find_range, last_base_at_or_below
+from ._tables cimport IoTables, Ranges, last_base_at_or_below
 
-__all__ = ["PAGE_SIZE", "GuestBus", "Window", "callback_addresses"]
-
-PAGE_SIZE = 0x1000
+__all__ = ["GuestBus", "Window", "callback_addresses"]
 
 
 @cython.final
 cdef class GuestBus(TablesOwner):
-    """A manager's ranges as a guest sees them: integers in the guest's byte order, the first exception kept.
+    """A manager's ranges as a guest sees them: integers in Unicorn's byte order, the first exception kept.
 
     Parameters
     ----------
     uc_address, stop_address : int
         Addresses of the engine (a ``uc_engine``) and of the function ``uc_emu_stop``.
     big_endian : bool
-        The guest's byte order.
+        The order of the bytes in the integers that Unicorn passes.
+    page_size : int
+        Bytes of a page, in which Unicorn maps memory; a power of two.
     follow : callable
         Called on the guest's thread when it reaches a callback after `want_to_follow`; maps what has changed.
     unmapped : callable
@@ -50,12 +50,16 @@ cdef class GuestBus(TablesOwner):
     cdef dbs_hint following_wanted
     cdef size_t inside  # callbacks under way; only the guest's thread changes it
     cdef bint big_endian
+    cdef uint64_t offset_mask  # of an address in its page
     cdef object follow
     cdef object unmapped
 
-    def __init__(self, uintptr_t uc_address, uintptr_t stop_address, bint big_endian, follow, unmapped):
+    def __init__(
+        self, uintptr_t uc_address, uintptr_t stop_address, bint big_endian, uint64_t page_size, follow, unmapped
+    ):
         self.exceptions = []
         self.big_endian = big_endian
+        self.offset_mask = page_size - 1
         self.follow = follow
         self.unmapped = unmapped
         dbs_hint_store(&self.following_wanted, 0)
@@ -124,10 +128,11 @@ cdef class Window:
         return <uintptr_t>&self.handle
 
 
-cdef inline bint page_holds_range(Ranges *ranges, uint64_t address) noexcept nogil:
-    cdef uint64_t page = address & ~<uint64_t>0xFFF
-    cdef size_t index = last_base_at_or_below(ranges, page | 0xFFF)
-    return ranges.count != 0 and ranges.bases[index] <= page | 0xFFF and ranges.lasts[index] >= page
+cdef inline bint page_holds_range(GuestBus bus, Ranges *ranges, uint64_t address):
+    cdef uint64_t first = address & ~bus.offset_mask
+    cdef uint64_t last = address | bus.offset_mask
+    cdef size_t index = last_base_at_or_below(ranges, last)
+    return ranges.count != 0 and ranges.slots[index].base <= last and ranges.slots[index].last >= first
 
 
 cdef void refuse_unowned(Engine *engine, Kind kind, uint64_t address, size_t size) noexcept with gil:
@@ -136,7 +141,7 @@ cdef void refuse_unowned(Engine *engine, Kind kind, uint64_t address, size_t siz
     cdef IoTables tables = current_tables(bus)
     cdef Ranges *ranges = &tables.mmio.ranges if kind in (MMIO_LOAD, MMIO_STORE) else &tables.pio.ranges
     try:
-        if kind in (MMIO_LOAD, MMIO_STORE) and not page_holds_range(ranges, address):
+        if kind in (MMIO_LOAD, MMIO_STORE) and not page_holds_range(bus, ranges, address):
             raise bus.unmapped(kind == MMIO_STORE, address)
         refuse_unless_open(tables, ranges, address, size)
     except BaseException as error:
@@ -190,7 +195,8 @@ cdef bint guest_unmapped(void *uc, int type_, uint64_t address, int size, int64_
 
 cdef bint follow_for(GuestBus bus, uint64_t address) noexcept with gil:
     call_follow(bus)
-    return page_holds_range(&current_tables(bus).mmio.ranges, address)
+    cdef IoTables tables = current_tables(bus)
+    return page_holds_range(bus, &tables.mmio.ranges, address)
 
 
 def callback_addresses():

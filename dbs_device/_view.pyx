@@ -6,9 +6,11 @@ from libc.stdint cimport uint64_t
 from ._access cimport address_of, bus_name
 from ._batch cimport find_ranges
 from ._owner cimport TablesOwner, current_tables
-from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, address_object, find_range
+from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Slot, Space, address_object, find_slot
 
 from .errors import NoDeviceError, format_count
+
+__all__ = ["Bus"]
 
 
 cdef Bus new_bus(TablesOwner owner, Space space):
@@ -33,7 +35,7 @@ cdef class Bus:
         return tables.pio if self._space == PIO else tables.mmio
 
     def find(self, addr):
-        """Return the device that owns an address (or port), or None. O(log(ranges)), O(1) for the range found last.
+        """Return the device that owns an address (or port), or None. O(log(ranges)), O(1) where it was found lately.
 
         Parameters
         ----------
@@ -46,8 +48,8 @@ cdef class Bus:
             The owner.
         """
         cdef RangeTable table = self.table()
-        cdef Py_ssize_t index = find_range(&table.ranges, address_of(addr, self._space))
-        return None if index < 0 else (<RangeEntry>table.ranges.entries[index]).device
+        cdef const Slot *slot = find_slot(&table.ranges, address_of(addr, self._space))
+        return None if slot == NULL else (<RangeEntry>slot.entry).device
 
     def resolve(self, addr):
         """Return what an access to an address (or port) would go to. O(log(ranges)).
@@ -69,11 +71,11 @@ cdef class Bus:
         """
         cdef RangeTable table = self.table()
         cdef uint64_t address = address_of(addr, self._space)
-        cdef Py_ssize_t index = find_range(&table.ranges, address)
+        cdef const Slot *slot = find_slot(&table.ranges, address)
         cdef RangeEntry entry
-        if index < 0:
+        if slot == NULL:
             raise NoDeviceError(bus_name(self._space), address)
-        entry = <RangeEntry>table.ranges.entries[index]
+        entry = <RangeEntry>slot.entry
         return entry.device, entry.base_object, address_object(entry.offsets, address - entry.base)
 
     def find_many(self, addresses):

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "DeviceModelError",
     "DeviceOverlapError",
+    "DuplicateDeviceError",
     "GuestMemoryError",
     "InvalidRangeError",
     "InvalidResourceRangeError",
@@ -16,6 +17,7 @@ __all__ = [
     "NoDeviceError",
     "ResourceError",
     "TransactionError",
+    "UnknownDeviceError",
 ]
 
 
@@ -190,6 +192,53 @@ class GuestMemoryError(DeviceModelError, ValueError):
 
 class TransactionError(DeviceModelError):
     """A transaction is finished, belongs to another thread, or is open where none may be."""
+
+
+class DuplicateDeviceError(DeviceModelError, ValueError):
+    """A name is taken, or a device is managed already.
+
+    Parameters
+    ----------
+    name : str
+        The name in question.
+    device : object
+        The device that has it.
+
+    Attributes
+    ----------
+    name, device
+        The parameters.
+    """
+
+    def __init__(self, name: str, device: object) -> None:
+        super().__init__(name, device)
+        self.name = name
+        self.device = device
+
+    def __str__(self) -> str:
+        return f"the name {self.name!r} belongs to {describe_device(self.device)}"
+
+
+class UnknownDeviceError(DeviceModelError, KeyError):
+    """No device has a name.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+
+    Attributes
+    ----------
+    name
+        The parameter.
+    """
+
+    def __init__(self, name: object) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no device is named {self.name!r}"
 
 
 class ResourceError(DeviceModelError):

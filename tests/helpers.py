@@ -1,0 +1,188 @@
+"""What several test files need: the two address spaces as values, a device that remembers, and threads that report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dbs_device import Bus, DeviceIo, IoAddress, IoManager, PioAddress, Resource
+
+DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
+
+
+@dataclass(frozen=True)
+class Space:
+    """One address space with its accesses, so that a test can be written once for both."""
+
+    name: str
+    last: int
+    sizes: tuple[int, ...]
+    range: Callable[[int, int], Resource]
+    address_type: type[int]
+
+    def bus(self, manager: IoManager) -> Bus:
+        return manager.mmio_bus if self.name == "MMIO" else manager.pio_bus
+
+    def read(self, manager: IoManager, address: int, data: Any) -> None:
+        (manager.mmio_read if self.name == "MMIO" else manager.pio_read)(address, data)
+
+    def write(self, manager: IoManager, address: int, data: Any) -> None:
+        (manager.mmio_write if self.name == "MMIO" else manager.pio_write)(address, data)
+
+    def load(self, manager: IoManager, address: int, size: int) -> int:
+        return (manager.mmio_load if self.name == "MMIO" else manager.pio_in)(address, size)
+
+    def store(self, manager: IoManager, address: int, size: int, value: int) -> None:
+        (manager.mmio_store if self.name == "MMIO" else manager.pio_out)(address, size, value)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+MMIO = Space("MMIO", 2**64 - 1, (1, 2, 4, 8), Resource.MmioAddressRange, IoAddress)
+PIO = Space("PIO", 0xFFFF, (1, 2, 4), Resource.PioAddressRange, PioAddress)
+SPACES = [MMIO, PIO]
+
+
+@dataclass(frozen=True)
+class Access:
+    """One of the eight accesses, as a function of a manager, an address and a size in bytes.
+
+    A read returns the bytes that it gave, lowest address first; a write writes `payload`. Integers are little-endian.
+    """
+
+    space: Space
+    reads: bool
+    by_integer: bool
+
+    payload: ClassVar[bytes] = bytes(range(0xA1, 0xA9))
+
+    def __call__(self, manager: IoManager, address: int, size: int = 1) -> bytes:
+        if self.reads and self.by_integer:
+            return self.space.load(manager, address, size).to_bytes(size, "little")
+        if self.reads:
+            buffer = bytearray(b"\x99" * size)
+            self.space.read(manager, address, buffer)
+            return bytes(buffer)
+        if self.by_integer:
+            self.space.store(manager, address, size, int.from_bytes(self.payload[:size], "little"))
+        else:
+            self.space.write(manager, address, self.payload[:size])
+        return b""
+
+    def __repr__(self) -> str:
+        kind = {(True, True): "load", (True, False): "read", (False, True): "store", (False, False): "write"}
+        return f"{self.space}-{kind[self.reads, self.by_integer]}"
+
+
+ACCESSES = [
+    Access(space, reads, by_integer) for space in SPACES for reads in (True, False) for by_integer in (False, True)
+]
+READS = [access for access in ACCESSES if access.reads]
+WRITES = [access for access in ACCESSES if not access.reads]
+
+
+class Recorder(DeviceIo):
+    """Answers reads with the bytes of `answer`, and remembers each access as (handler, base, offset, data)."""
+
+    def __init__(self, name: str = "recorder", answer: bytes = b"") -> None:
+        self.name = name
+        self.answer = answer
+        self.calls: list[tuple[str, int, int, bytes]] = []
+
+    def handle_read(self, handler: str, base: int, offset: int, data: memoryview) -> None:
+        self.calls.append((handler, base, offset, bytes(data)))
+        answer = self.answer[: len(data)]
+        data[: len(answer)] = answer
+
+    def read(self, base, offset, data):
+        self.handle_read("read", base, offset, data)
+
+    def write(self, base, offset, data):
+        self.calls.append(("write", base, offset, bytes(data)))
+
+    def pio_read(self, base, offset, data):
+        self.handle_read("pio_read", base, offset, data)
+
+    def pio_write(self, base, offset, data):
+        self.calls.append(("pio_write", base, offset, bytes(data)))
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class EveryAccess(DeviceIo):
+    """Sends all four handlers to one method, `handle(data)`, for tests that hold for each of them."""
+
+    def handle(self, data: memoryview) -> None:
+        raise NotImplementedError
+
+    def read(self, base, offset, data):
+        self.handle(data)
+
+    def write(self, base, offset, data):
+        self.handle(data)
+
+    def pio_read(self, base, offset, data):
+        self.handle(data)
+
+    def pio_write(self, base, offset, data):
+        self.handle(data)
+
+
+def map_both(device: DeviceIo, base: int = 0x100, size: int = 0x100, **options: Any) -> IoManager:
+    """Return a manager that maps a device to the same range of both spaces."""
+    manager = IoManager(**options)
+    manager.register_device_io(device, [space.range(base, size) for space in SPACES])
+    return manager
+
+
+def whole_map(manager: IoManager) -> list[tuple[int, int, object]]:
+    """Return the ranges of both buses."""
+    return [*manager.mmio_bus, *manager.pio_bus]
+
+
+def ranges_of(bus: Bus) -> list[tuple[int, int]]:
+    """Return (base, last) of each range of a bus."""
+    return [(base, last) for base, last, _ in bus]
+
+
+class Worker(threading.Thread):
+    """A thread that begins at once; `result` waits for it and gives what it returned, or raises what it raised."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self.function = function
+        self.arguments = arguments
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.value = self.function(*self.arguments)
+        except BaseException as error:
+            self.error = error
+        finally:
+            # Else a finished thread would keep what it worked with alive.
+            del self.function, self.arguments
+
+    def result(self) -> Any:
+        self.join(DEADLOCK)
+        assert not self.is_alive(), "the thread hangs"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on a thread of its own, and return or raise what it does."""
+    return Worker(function, *arguments).result()
+
+
+def assert_unlocked(manager: IoManager) -> None:
+    """Check that this thread and another can change the manager."""
+    manager.begin_tx().cancel()
+    on_another_thread(lambda: manager.begin_tx().cancel())
