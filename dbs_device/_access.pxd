@@ -1,8 +1,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
-from ._native cimport NativeDevice
-from ._tables cimport PIO, IoTables, RangeEntry, Ranges, Slot, Space, find_slot
+from ._tables cimport PIO, IoTables, RangeEntry, Ranges, Space, find_range
 
 
 cdef enum:
@@ -18,26 +17,31 @@ cdef inline bint is_integer_size(uint64_t size, Space space) noexcept nogil:
     return size <= 8 and ((PORT_INTEGER_SIZES if space == PIO else INTEGER_SIZES) >> size) & 1
 
 
-cdef inline const Slot *slot_of_access(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept nogil:
-    """Return the slot that an access of `size` >= 1 bytes goes to, or NULL."""
-    cdef const Slot *slot = find_slot(ranges, address)
-    if slot == NULL or (size - 1 > slot.last - address and not tables.pass_straddling):
-        return NULL
-    return slot
+cdef inline bint find_access(
+    IoTables tables, Ranges *ranges, uint64_t address, size_t size, size_t *index
+) noexcept nogil:
+    """Find the index of the range that an access of `size` >= 1 bytes goes to; return whether there is one."""
+    return find_range(ranges, address, index) and (
+        size - 1 <= ranges.slots[index[0]].last - address or tables.pass_straddling
+    )
+
+
+cdef inline void fill(uint8_t *data, size_t size, int byte) noexcept nogil:
+    """Fill memory; for the sizes of registers this is one store, not a call."""
+    if size == 4:
+        memset(data, byte, 4)
+    elif size == 1:
+        data[0] = <uint8_t>byte
+    elif size == 8:
+        memset(data, byte, 8)
+    elif size == 2:
+        memset(data, byte, 2)
+    else:
+        memset(data, byte, size)
 
 
 cdef inline void clear(uint8_t *data, size_t size) noexcept nogil:
-    """Zero the memory of a read; for the sizes of registers this is one store, not a call."""
-    if size == 4:
-        memset(data, 0, 4)
-    elif size == 1:
-        data[0] = 0
-    elif size == 8:
-        memset(data, 0, 8)
-    elif size == 2:
-        memset(data, 0, 2)
-    else:
-        memset(data, 0, size)
+    fill(data, size, 0)
 
 
 cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil:
@@ -45,24 +49,6 @@ cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil
     if tables.open_bus < 0:
         return 0
     return (<uint64_t>0x0101010101010101 * <uint64_t>tables.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
-
-
-# The two calls of a native device. They differ by space in the method alone.
-
-cdef inline int native_read(
-    const Slot *slot, Space space, uint64_t address, uint8_t *data, size_t size
-) except -1 nogil:
-    if space == PIO:
-        return (<NativeDevice>slot.native).c_pio_read(slot.base, address - slot.base, data, size)
-    return (<NativeDevice>slot.native).c_read(slot.base, address - slot.base, data, size)
-
-
-cdef inline int native_write(
-    const Slot *slot, Space space, uint64_t address, const uint8_t *data, size_t size
-) except -1 nogil:
-    if space == PIO:
-        return (<NativeDevice>slot.native).c_pio_write(slot.base, address - slot.base, data, size)
-    return (<NativeDevice>slot.native).c_write(slot.base, address - slot.base, data, size)
 
 
 cdef int call_read(RangeEntry entry, uint64_t address, object view) except -1

@@ -20,7 +20,7 @@ from ._platform cimport (
     dbs_integer_of_bytes,
     dbs_usual_memory,
 )
-from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, Space, address_object, find_slot
+from ._tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Ranges, Slot, Space, address_object, find_range
 
 import operator
 
@@ -110,14 +110,16 @@ cdef object value_does_not_fit(object value, size_t size):
 
 cdef int refuse_unless_open(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1:
     """Raise the error of an access that nobody answers, unless the bus is open."""
-    cdef const Slot *slot
-    cdef tuple owner  # declared: to infer its type from const members, Cython 3.3 takes for ever
+    cdef RangeTable table
+    cdef RangeEntry entry
+    cdef size_t index
     if tables.open_bus >= 0:
         return 0
-    slot = find_slot(ranges, address)
-    if slot == NULL:
+    if not find_range(ranges, address, &index):
         raise NoDeviceError(bus_name(ranges.space), address, size)
-    owner = (slot.base, slot.last, (<RangeEntry>slot.entry).device)
+    table = tables.pio if ranges.space == PIO else tables.mmio
+    entry = <RangeEntry>table.entries[index]
+    owner = (entry.base, entry.last, entry.device)
     raise NoDeviceError(bus_name(ranges.space), address, size, owner)
 
 
@@ -198,22 +200,23 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     """Read into a writable buffer."""
     cdef Memory memory
     cdef const Slot *slot
-    cdef RangeEntry entry
+    cdef object target
+    cdef size_t index
     open_memory(data, True, &memory)
-    slot = slot_of_access(tables, ranges, address, memory.size)
-    if slot == NULL:
+    if not find_access(tables, ranges, address, memory.size, &index):
         if tables.open_bus >= 0:
             memset(memory.start, tables.open_bus, memory.size)
         close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
     clear(memory.start, memory.size)
-    entry = <RangeEntry>slot.entry  # held, since the device may unregister itself
-    if slot.native == NULL:
-        return call_read(entry, address, view_of_memory(data, True, &memory))
+    slot = &ranges.slots[index]
+    target = <object>slot.target  # held, since the device may unregister itself
+    if slot.read == NULL:
+        return call_read(<RangeEntry>target, address, view_of_memory(data, True, &memory))
     if memory.kind != DBS_OTHER:
         open_buffer(data, True, &memory.buffer)  # held, since the device may run Python code
     try:
-        return native_read(slot, ranges.space, address, memory.start, memory.size)
+        return slot.read(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 
@@ -222,19 +225,20 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     """Write from a buffer."""
     cdef Memory memory
     cdef const Slot *slot
-    cdef RangeEntry entry
+    cdef object target
+    cdef size_t index
     open_memory(data, False, &memory)
-    slot = slot_of_access(tables, ranges, address, memory.size)
-    if slot == NULL:
+    if not find_access(tables, ranges, address, memory.size, &index):
         close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
-    entry = <RangeEntry>slot.entry
-    if slot.native == NULL:
-        return call_write(entry, address, view_of_memory(data, False, &memory))
+    slot = &ranges.slots[index]
+    target = <object>slot.target
+    if slot.write == NULL:
+        return call_write(<RangeEntry>target, address, view_of_memory(data, False, &memory))
     if memory.kind != DBS_OTHER:
         open_buffer(data, False, &memory.buffer)
     try:
-        return native_write(slot, ranges.space, address, memory.start, memory.size)
+        return slot.write(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 
@@ -267,29 +271,33 @@ cdef int lent_write(RangeEntry entry, uint64_t address, const uint8_t *data, siz
 cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER:
     """Read an integer of a size that `size_of` has passed."""
     cdef uint8_t data[8]
-    cdef const Slot *slot = slot_of_access(tables, ranges, address, size)
-    cdef RangeEntry entry
-    if slot == NULL:
+    cdef const Slot *slot
+    cdef object target
+    cdef size_t index
+    if not find_access(tables, ranges, address, size, &index):
         refuse_unless_open(tables, ranges, address, size)
         return open_bus_value(tables, size)
-    entry = <RangeEntry>slot.entry
-    if slot.native == NULL:
-        lent_read(entry, address, data, size)
+    slot = &ranges.slots[index]
+    target = <object>slot.target
+    if slot.read == NULL:
+        lent_read(<RangeEntry>target, address, data, size)
     else:
         memset(data, 0, 8)
-        native_read(slot, ranges.space, address, data, size)
+        slot.read(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], data, size)
     return dbs_integer_of_bytes(data, size, tables.big_endian)
 
 
 cdef int store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1:
     """Write an integer of a size that `size_of` has passed."""
     cdef uint8_t data[8]
-    cdef const Slot *slot = slot_of_access(tables, ranges, address, size)
-    cdef RangeEntry entry
-    if slot == NULL:
+    cdef const Slot *slot
+    cdef object target
+    cdef size_t index
+    if not find_access(tables, ranges, address, size, &index):
         return refuse_unless_open(tables, ranges, address, size)
-    entry = <RangeEntry>slot.entry
+    slot = &ranges.slots[index]
+    target = <object>slot.target
     dbs_bytes_of_integer(value, size, tables.big_endian, data)
-    if slot.native == NULL:
-        return lent_write(entry, address, data, size)
-    return native_write(slot, ranges.space, address, data, size)
+    if slot.write == NULL:
+        return lent_write(<RangeEntry>target, address, data, size)
+    return slot.write(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], data, size)

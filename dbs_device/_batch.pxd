@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
 from ._owner cimport TablesOwner
-from ._tables cimport IoTables, Ranges, RangeTable, Space
+from ._tables cimport IoTables, RangeTable, Space
 
 
 cdef object find_ranges(RangeTable table, object addresses)
@@ -27,7 +27,7 @@ cdef class Batch:
     cdef int run_arrays(self, object addresses, object values) except -1
     cdef int run_string(self, uint64_t port, object data, bint is_store) except -1
     cdef int run(self) except -1
-    cdef int run_on(self, Ranges *ranges, IoTables tables) except -1 nogil
+    cdef int run_on(self, IoTables tables) except -1 nogil
     cdef uint64_t address(self) noexcept nogil
 
 

@@ -6,7 +6,12 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from ._access cimport refuse_unless_open, value_of
 from ._buffers cimport open_buffer
-from ._dispatch cimport c_load, c_read, c_store, c_write
+from ._dispatch cimport (
+    c_mmio_load,
+    c_mmio_store,
+    c_pio_read,
+    c_pio_write,
+)
 from ._owner cimport TablesOwner, current_tables
 from ._platform cimport dbs_generation_load
 from ._tables cimport PIO, IoTables, RangeTable, Ranges, Space, last_base_at_or_below
@@ -77,7 +82,7 @@ cdef void find_each(
 
 
 cdef inline Py_ssize_t index_if_owner(const Ranges *ranges, size_t index, uint64_t address) noexcept nogil:
-    return <Py_ssize_t>index if ranges.slots[index].base <= address <= ranges.slots[index].last else -1
+    return <Py_ssize_t>index if ranges.bases[index] <= address <= ranges.slots[index].last else -1
 
 
 # ----------------------------------------------------------------------------- accesses
@@ -153,7 +158,7 @@ cdef class Batch:
                 tables = current_tables(self.owner)
                 ranges = &tables.pio.ranges if self.space == PIO else &tables.mmio.ranges
                 with nogil:
-                    result = self.run_on(ranges, tables)
+                    result = self.run_on(tables)
                 if result != 0:
                     refuse_unless_open(tables, ranges, self.address(), self.size)
         except BaseException as error:
@@ -165,7 +170,7 @@ cdef class Batch:
     cdef uint64_t address(self) noexcept nogil:
         return self.addresses[self.done * self.address_step]
 
-    cdef int run_on(self, Ranges *ranges, IoTables tables) except -1 nogil:
+    cdef int run_on(self, IoTables tables) except -1 nogil:
         """Make accesses until all are done, the tables are no longer current (0), or nobody answers one (1)."""
         cdef int result
         cdef uint8_t *piece
@@ -173,13 +178,13 @@ cdef class Batch:
             if self.string != NULL:
                 piece = self.string + self.done * <Py_ssize_t>self.size
                 if self.is_store:
-                    result = c_write(tables, ranges, self.address(), piece, self.size)
+                    result = c_pio_write(tables, self.address(), piece, self.size)
                 else:
-                    result = c_read(tables, ranges, self.address(), piece, self.size)
+                    result = c_pio_read(tables, self.address(), piece, self.size)
             elif self.is_store:
-                result = c_store(tables, ranges, self.address(), self.size, self.values[self.done])
+                result = c_mmio_store(tables, self.address(), self.size, self.values[self.done])
             else:
-                result = c_load(tables, ranges, self.address(), self.size, &self.values[self.done])
+                result = c_mmio_load(tables, self.address(), self.size, &self.values[self.done])
             if result != 0 and tables.open_bus < 0:
                 return 1
             self.done += 1

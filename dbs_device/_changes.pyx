@@ -3,12 +3,17 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ._tables cimport RangeEntry, RangeTable, Slot, empty_table, last_base_at_or_below, new_table, slot_of
+
+
+cdef extern from "Python.h":
+    PyObject **PySequence_Fast_ITEMS(object tuple_or_list) noexcept
 
 
 @cython.final
@@ -46,7 +51,7 @@ cdef class TableChanges:
             return None
         while self.table.ranges.slots[index].last >= base:
             if not self.is_removed(index):
-                return <RangeEntry>self.table.ranges.slots[index].entry
+                return <RangeEntry>self.table.entries[index]
             if index == 0:
                 return None
             index -= 1
@@ -234,6 +239,7 @@ cdef class TableWriter:
     cdef void copy(self, size_t begin, size_t end) noexcept:
         cdef const Slot *slot = self.source.ranges.slots + begin
         cdef const Slot *slot_end = self.source.ranges.slots + end
+        cdef PyObject **entry = PySequence_Fast_ITEMS(self.source.entries) + begin
         cdef uint64_t *last = <uint64_t *>PyBytes_AS_STRING(self.lasts) + self.written
         memcpy(PyBytes_AS_STRING(self.bases) + 8 * self.written, self.source.ranges.bases + begin, 8 * (end - begin))
         memcpy(
@@ -242,8 +248,9 @@ cdef class TableWriter:
         while slot < slot_end:
             last[0] = slot.last
             last += 1
-            Py_INCREF(<object>slot.entry)
-            PyTuple_SET_ITEM(self.entries, self.written, <object>slot.entry)
+            Py_INCREF(<object>entry[0])
+            PyTuple_SET_ITEM(self.entries, self.written, <object>entry[0])
+            entry += 1
             self.written += 1
             slot += 1
 

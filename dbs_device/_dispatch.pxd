@@ -1,14 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ._owner cimport TablesOwner
-from ._tables cimport IoTables, Ranges
-
-
-# On the ranges of one space; the public ones below are these on a space's ranges.
-cdef int c_load(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value) except -1 nogil
-cdef int c_store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1 nogil
-cdef int c_read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil
-cdef int c_write(IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size) except -1 nogil
+from ._tables cimport IoTables
 
 
 cdef enum:

@@ -11,80 +11,20 @@ from ._access cimport (
     call_read,
     call_write,
     clear,
+    fill,
+    find_access,
     is_integer_size,
     lent_read,
     lent_write,
-    native_read,
-    native_write,
     open_bus_value,
-    slot_of_access,
     wrong_size,
 )
 from ._owner cimport TablesOwner, pin, unpin
 from ._platform cimport dbs_bytes_of_integer, dbs_generation_load, dbs_integer_of_bytes
-from ._tables cimport MMIO, IoTables, RangeEntry, Ranges, Slot, Space
+from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, Space
 
 
 # ----------------------------------------------------------------------------- one access
-
-
-cdef int c_load(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    cdef uint8_t data[8]
-    cdef const Slot *slot
-    if not is_integer_size(size, ranges.space):
-        raise_wrong_size(size, ranges.space)
-    slot = slot_of_access(tables, ranges, address, size)
-    if slot == NULL:
-        value[0] = open_bus_value(tables, size)
-        return 1
-    value[0] = 0
-    memset(data, 0, 8)
-    if slot.native != NULL:
-        native_read(slot, ranges.space, address, data, size)
-    else:
-        python_read(slot.entry, address, data, size)
-    value[0] = dbs_integer_of_bytes(data, size, tables.big_endian)
-    return 0
-
-
-cdef int c_store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    cdef uint8_t data[8]
-    cdef const Slot *slot
-    if not is_integer_size(size, ranges.space):
-        raise_wrong_size(size, ranges.space)
-    slot = slot_of_access(tables, ranges, address, size)
-    if slot == NULL:
-        return 1
-    dbs_bytes_of_integer(value, size, tables.big_endian, data)
-    if slot.native != NULL:
-        return native_write(slot, ranges.space, address, data, size)
-    return python_write(slot.entry, address, data, size)
-
-
-cdef int c_read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef const Slot *slot
-    if size == 0:
-        raise_empty_access()
-    slot = slot_of_access(tables, ranges, address, size)
-    if slot == NULL:
-        memset(data, tables.open_bus if tables.open_bus >= 0 else 0, size)
-        return 1
-    clear(data, size)
-    if slot.native != NULL:
-        return native_read(slot, ranges.space, address, data, size)
-    return python_read(slot.entry, address, data, size)
-
-
-cdef int c_write(IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef const Slot *slot
-    if size == 0:
-        raise_empty_access()
-    slot = slot_of_access(tables, ranges, address, size)
-    if slot == NULL:
-        return 1
-    if slot.native != NULL:
-        return native_write(slot, ranges.space, address, data, size)
-    return python_write(slot.entry, address, data, size)
 
 
 cdef int raise_wrong_size(size_t size, Space space) except -1 with gil:
@@ -121,6 +61,77 @@ cdef int python_write(PyObject *borrowed, uint64_t address, const uint8_t *data,
     return call_write(entry, address, memoryview((<const char *>data)[:size]))
 
 
+# Inline, with the space as a constant: each function below is then one path without a call but that of the device.
+
+cdef inline int load(
+    IoTables tables, Ranges *ranges, Space space, uint64_t address, size_t size, uint64_t *value
+) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    cdef size_t index
+    if not is_integer_size(size, space):
+        raise_wrong_size(size, space)
+    if not find_access(tables, ranges, address, size, &index):
+        value[0] = open_bus_value(tables, size)
+        return 1
+    slot = &ranges.slots[index]
+    value[0] = 0
+    memset(data, 0, 8)
+    if slot.read != NULL:
+        slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size)
+    else:
+        python_read(slot.target, address, data, size)
+    value[0] = dbs_integer_of_bytes(data, size, tables.big_endian)
+    return 0
+
+
+cdef inline int store(
+    IoTables tables, Ranges *ranges, Space space, uint64_t address, size_t size, uint64_t value
+) except -1 nogil:
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    cdef size_t index
+    if not is_integer_size(size, space):
+        raise_wrong_size(size, space)
+    if not find_access(tables, ranges, address, size, &index):
+        return 1
+    slot = &ranges.slots[index]
+    dbs_bytes_of_integer(value, size, tables.big_endian, data)
+    if slot.write != NULL:
+        return slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size)
+    return python_write(slot.target, address, data, size)
+
+
+cdef inline int read(IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    cdef const Slot *slot
+    cdef size_t index
+    if size == 0:
+        raise_empty_access()
+    if not find_access(tables, ranges, address, size, &index):
+        fill(data, size, tables.open_bus if tables.open_bus >= 0 else 0)
+        return 1
+    slot = &ranges.slots[index]
+    clear(data, size)
+    if slot.read != NULL:
+        return slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size)
+    return python_read(slot.target, address, data, size)
+
+
+cdef inline int write(
+    IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size
+) except -1 nogil:
+    cdef const Slot *slot
+    cdef size_t index
+    if size == 0:
+        raise_empty_access()
+    if not find_access(tables, ranges, address, size, &index):
+        return 1
+    slot = &ranges.slots[index]
+    if slot.write != NULL:
+        return slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size)
+    return python_write(slot.target, address, data, size)
+
+
 # ----------------------------------------------------------------------------- on held tables
 
 
@@ -133,35 +144,35 @@ cdef bint c_tables_are_current(TablesOwner manager, IoTables tables) noexcept no
 
 
 cdef int c_mmio_load(IoTables tables, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    return c_load(tables, &tables.mmio.ranges, address, size, value)
+    return load(tables, &tables.mmio.ranges, MMIO, address, size, value)
 
 
 cdef int c_mmio_store(IoTables tables, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    return c_store(tables, &tables.mmio.ranges, address, size, value)
+    return store(tables, &tables.mmio.ranges, MMIO, address, size, value)
 
 
 cdef int c_mmio_read(IoTables tables, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    return c_read(tables, &tables.mmio.ranges, address, data, size)
+    return read(tables, &tables.mmio.ranges, address, data, size)
 
 
 cdef int c_mmio_write(IoTables tables, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    return c_write(tables, &tables.mmio.ranges, address, data, size)
+    return write(tables, &tables.mmio.ranges, address, data, size)
 
 
 cdef int c_pio_in(IoTables tables, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
-    return c_load(tables, &tables.pio.ranges, port, size, value)
+    return load(tables, &tables.pio.ranges, PIO, port, size, value)
 
 
 cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) except -1 nogil:
-    return c_store(tables, &tables.pio.ranges, port, size, value)
+    return store(tables, &tables.pio.ranges, PIO, port, size, value)
 
 
 cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
-    return c_read(tables, &tables.pio.ranges, port, data, size)
+    return read(tables, &tables.pio.ranges, port, data, size)
 
 
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
-    return c_write(tables, &tables.pio.ranges, port, data, size)
+    return write(tables, &tables.pio.ranges, port, data, size)
 
 
 # ----------------------------------------------------------------------------- on a manager

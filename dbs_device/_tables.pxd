@@ -1,6 +1,6 @@
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ._native cimport NativeDevice
 from ._platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
@@ -15,16 +15,25 @@ cdef enum Space:
     MMIO = 1
 
 
-# What an access needs of a range, in one piece: on a large map, each further place to look is a cache miss.
+ctypedef int (*NativeRead)(
+    PyObject *device, uint64_t base, uint64_t offset, uint8_t *data, size_t size
+) except -1 nogil
+ctypedef int (*NativeWrite)(
+    PyObject *device, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
+) except -1 nogil
+
+
+# What an access needs of a range besides its base, in half a cache line: on a large map, each further place to look is a
+# cache miss.
 cdef struct Slot:
-    uint64_t base
     uint64_t last
-    PyObject *native  # the entry's NativeDevice, or NULL
-    PyObject *entry  # the RangeEntry, which the table's tuple owns
+    PyObject *target  # the NativeDevice, or the RangeEntry of a Python device; the table's tuple keeps both alive
+    NativeRead read  # the device's methods for the space, or NULL for a Python device
+    NativeWrite write
 
 
 cdef enum:
-    HINT_BITS = 6
+    HINT_BITS = 9
 
 
 # What a look-up needs of a table, so that it can be passed on without the GIL.
@@ -34,7 +43,7 @@ cdef struct Ranges:
     size_t count
     Space space
     int hint_shift
-    # Index of the slot that an address was last found in, for each of 64 classes of addresses.
+    # Index of the range that an address was last found in, for each of 512 classes of addresses.
     dbs_hint hints[1 << HINT_BITS]
 
 
@@ -53,25 +62,23 @@ cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address)
     return low
 
 
-cdef inline const Slot *find_slot(Ranges *ranges, uint64_t address) noexcept nogil:
-    """Return the slot of the range that owns `address`, or NULL.
+cdef inline bint find_range(Ranges *ranges, uint64_t address, size_t *index) noexcept nogil:
+    """Find the index of the range that owns `address`; return whether there is one.
 
-    The slot where the address's class was found last is tried first. It is a hint: read once, and always verified.
+    The range where the address's class was found last is tried first. It is a hint: read once, and always verified.
     Addresses are of one class when they are near each other (256 bytes; 4 ports), others when a hash says so.
     An empty table has a range 1..0 in place of its first, which owns nothing.
     """
     # Fibonacci hashing: the high bits of the product depend on all bits of the value.
     cdef size_t address_class = ((address >> ranges.hint_shift) * <uint64_t>0x9E3779B97F4A7C15) >> (64 - HINT_BITS)
-    cdef const Slot *slot = &ranges.slots[dbs_hint_load(&ranges.hints[address_class])]
-    cdef size_t index
-    if slot.base <= address <= slot.last:
-        return slot
-    index = last_base_at_or_below(ranges, address)
-    slot = &ranges.slots[index]
-    if slot.base <= address <= slot.last:
-        dbs_hint_store(&ranges.hints[address_class], <uint32_t>index)
-        return slot
-    return NULL
+    index[0] = dbs_hint_load(&ranges.hints[address_class])
+    if ranges.bases[index[0]] <= address <= ranges.slots[index[0]].last:
+        return True
+    index[0] = last_base_at_or_below(ranges, address)
+    if ranges.bases[index[0]] <= address <= ranges.slots[index[0]].last:
+        dbs_hint_store(&ranges.hints[address_class], <uint32_t>index[0])
+        return True
+    return False
 
 
 cdef enum:

@@ -120,10 +120,17 @@ cdef class RangeTable:
 
 
 cdef Slot slot_of(RangeEntry entry) noexcept:
-    cdef PyObject *native = NULL
-    if entry.native is not None:
-        native = <PyObject *>entry.native
-    return Slot(entry.base, entry.last, native, <PyObject *>entry)
+    cdef NativeDevice device = entry.native
+    cdef Slot slot = Slot(entry.last, <PyObject *>entry, NULL, NULL)
+    if device is not None:
+        slot.target = <PyObject *>device
+        if entry.space == PIO:
+            slot.read = <NativeRead><void *>device.c_pio_read
+            slot.write = <NativeWrite><void *>device.c_pio_write
+        else:
+            slot.read = <NativeRead><void *>device.c_read
+            slot.write = <NativeWrite><void *>device.c_write
+    return slot
 
 
 cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries):
@@ -142,7 +149,7 @@ cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, b
 
 
 cdef RangeTable empty_table(Space space):
-    cdef Slot nothing = Slot(1, 0, NULL, NULL)  # so that a look-up need not ask whether there is a first range
+    cdef Slot nothing = Slot(0, NULL, NULL, NULL)  # so that a look-up need not ask whether there is a first range
     return new_table(
         space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), (<char *>&nothing)[:sizeof(Slot)], ()
     )

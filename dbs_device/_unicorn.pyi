@@ -14,6 +14,7 @@ class GuestBus:
         big_endian: bool,
         page_size: SupportsIndex,
         follow: Callable[[], object],
+        record: Callable[[bool, bool, int, int, int], object] | None,
         unmapped: Callable[[bool, int], BaseException],
     ) -> None: ...
     @property

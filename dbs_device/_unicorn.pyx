@@ -39,6 +39,9 @@ cdef class GuestBus(TablesOwner):
         Bytes of a page, in which Unicorn maps memory; a power of two.
     follow : callable
         Called on the guest's thread when it reaches a callback after `want_to_follow`; maps what has changed.
+    record : callable or None
+        Takes whether an access is MMIO, whether it is a write, its address, size and value; called after each access
+        that was served.
     unmapped : callable
         Takes whether an access is a write, and its address; returns the exception for an access to a page that holds no
         range, as Unicorn itself would raise it.
@@ -53,14 +56,18 @@ cdef class GuestBus(TablesOwner):
     cdef uint64_t offset_mask  # of an address in its page
     cdef object follow
     cdef object unmapped
+    cdef object record
+    cdef bint is_recording
 
     def __init__(
-        self, uintptr_t uc_address, uintptr_t stop_address, bint big_endian, uint64_t page_size, follow, unmapped
+        self, uintptr_t uc_address, uintptr_t stop_address, bint big_endian, uint64_t page_size, follow, record, unmapped
     ):
         self.exceptions = []
         self.big_endian = big_endian
         self.offset_mask = page_size - 1
         self.follow = follow
+        self.record = record
+        self.is_recording = record is not None
         self.unmapped = unmapped
         dbs_hint_store(&self.following_wanted, 0)
         self.engine.owner = <PyObject *>self
@@ -132,7 +139,7 @@ cdef inline bint page_holds_range(GuestBus bus, Ranges *ranges, uint64_t address
     cdef uint64_t first = address & ~bus.offset_mask
     cdef uint64_t last = address | bus.offset_mask
     cdef size_t index = last_base_at_or_below(ranges, last)
-    return ranges.count != 0 and ranges.slots[index].base <= last and ranges.slots[index].last >= first
+    return ranges.count != 0 and ranges.bases[index] <= last and ranges.slots[index].last >= first
 
 
 cdef void refuse_unowned(Engine *engine, Kind kind, uint64_t address, size_t size) noexcept with gil:
@@ -156,15 +163,25 @@ cdef void call_follow(GuestBus bus) noexcept with gil:
         keep(&bus.engine, error)
 
 
+cdef void call_record(GuestBus bus, Kind kind, uint64_t address, size_t size, uint64_t value) noexcept with gil:
+    cdef uint64_t mask = ~<uint64_t>0 >> (64 - 8 * size)
+    try:
+        bus.record(kind in (MMIO_LOAD, MMIO_STORE), kind in (MMIO_STORE, PIO_OUT), address, size, value & mask)
+    except BaseException as error:
+        keep(&bus.engine, error)
+
+
 cdef inline uint64_t guest_access(
     PyObject *bus, Handle *handle, Kind kind, uint64_t address, size_t size, uint64_t value
 ) noexcept nogil:
     (<GuestBus>bus).inside = (<GuestBus>bus).inside + 1
     if dbs_hint_load(&(<GuestBus>bus).following_wanted) != 0:
         call_follow(<GuestBus>bus)
-    value = access(handle, kind, address, size, value)
+    cdef uint64_t result = access(handle, kind, address, size, value)
+    if (<GuestBus>bus).is_recording and dbs_hint_load(&handle.engine.kept) == 0:
+        call_record(<GuestBus>bus, kind, handle.base + address, size, result)
     (<GuestBus>bus).inside = (<GuestBus>bus).inside - 1
-    return value
+    return result
 
 
 cdef uint64_t guest_load(void *uc, uint64_t offset, unsigned size, void *window) noexcept nogil:

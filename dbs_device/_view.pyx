@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from ._access cimport address_of, bus_name
 from ._batch cimport find_ranges
 from ._owner cimport TablesOwner, current_tables
-from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Slot, Space, address_object, find_slot
+from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, address_object, find_range
 
 from .errors import NoDeviceError, format_count
 
@@ -48,8 +48,10 @@ cdef class Bus:
             The owner.
         """
         cdef RangeTable table = self.table()
-        cdef const Slot *slot = find_slot(&table.ranges, address_of(addr, self._space))
-        return None if slot == NULL else (<RangeEntry>slot.entry).device
+        cdef size_t index
+        if find_range(&table.ranges, address_of(addr, self._space), &index):
+            return (<RangeEntry>table.entries[index]).device
+        return None
 
     def resolve(self, addr):
         """Return what an access to an address (or port) would go to. O(log(ranges)).
@@ -71,11 +73,11 @@ cdef class Bus:
         """
         cdef RangeTable table = self.table()
         cdef uint64_t address = address_of(addr, self._space)
-        cdef const Slot *slot = find_slot(&table.ranges, address)
         cdef RangeEntry entry
-        if slot == NULL:
+        cdef size_t index
+        if not find_range(&table.ranges, address, &index):
             raise NoDeviceError(bus_name(self._space), address)
-        entry = <RangeEntry>slot.entry
+        entry = <RangeEntry>table.entries[index]
         return entry.device, entry.base_object, address_object(entry.offsets, address - entry.base)
 
     def find_many(self, addresses):

@@ -1,0 +1,204 @@
+"""The processor: a Unicorn x86 CPU, with the interrupts that Unicorn leaves to its user.
+
+Unicorn has no interrupt lines, and reports an INT instruction instead of executing it. Both kinds are delivered here,
+as a processor does it in real mode; firmware and boot sectors need no other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from unicorn import (
+    UC_ARCH_X86,
+    UC_HOOK_INSN,
+    UC_HOOK_INTR,
+    UC_HOOK_MEM_READ_UNMAPPED,
+    UC_HOOK_MEM_WRITE_UNMAPPED,
+    UC_MODE_32,
+    UC_PROT_ALL,
+    Uc,
+)
+from unicorn.x86_const import (
+    UC_X86_INS_IN,
+    UC_X86_INS_OUT,
+    UC_X86_REG_CR0,
+    UC_X86_REG_CS,
+    UC_X86_REG_EFLAGS,
+    UC_X86_REG_EIP,
+    UC_X86_REG_ESP,
+    UC_X86_REG_SS,
+)
+
+from dbs_device import IoManager
+from dbs_device.trace import TraceRecorder
+
+__all__ = ["Bridge", "Connect", "Processor", "UnsupportedInterruptError", "connect_by_callbacks"]
+
+PAGE_SIZE = 0x1000
+NEVER = 0xFFFF_FFFF  # no instruction begins there
+
+PROTECTED_MODE = 0x0000_0001  # CR0
+CR0_AFTER_RESET = 0x6000_0010
+TRAP_FLAG, INTERRUPT_FLAG = 0x0100, 0x0200
+RESET_CS, RESET_IP = 0xF000, 0xFFF0
+HLT, STI = 0xF4, 0xFB
+
+
+class UnsupportedInterruptError(Exception):
+    """The guest takes an interrupt in protected mode."""
+
+
+class Bridge(Protocol):
+    """A connection of a Uc with a bus."""
+
+    def emu_start(self, begin: int, until: int, timeout: int = 0, count: int = 0) -> None:
+        """Let the guest run. An exception of a device comes out."""
+
+
+Connect: TypeAlias = Callable[[Uc, IoManager], Bridge]
+"""How a processor is connected with its bus: `dbs_device.unicorn.attach`, or `connect_by_callbacks`."""
+
+
+def connect_by_callbacks(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) -> Bridge:
+    """Connect through the callbacks of Unicorn's Python binding, for comparison.
+
+    The MMIO ranges have to be there already, and none of them may share a page with another.
+
+    Parameters
+    ----------
+    uc : unicorn.Uc
+        The CPU.
+    manager : IoManager
+        The bus.
+    recorder : TraceRecorder, optional
+        Of that manager: it then sees the accesses.
+    """
+    return _CallbackBridge(uc, manager, manager if recorder is None else recorder)
+
+
+class _CallbackBridge:
+    def __init__(self, uc: Uc, manager: IoManager, bus: IoManager | TraceRecorder) -> None:
+        def load(uc: Uc, offset: int, size: int, base: int) -> int:
+            return bus.mmio_load(base + offset, size)
+
+        def store(uc: Uc, offset: int, size: int, value: int, base: int) -> None:
+            bus.mmio_store(base + offset, size, value)
+
+        def port_in(uc: Uc, port: int, size: int, context: Any) -> int:
+            return bus.pio_in(port, size)
+
+        def port_out(uc: Uc, port: int, size: int, value: int, context: Any) -> None:
+            bus.pio_out(port, size, value)
+
+        for base, last, _ in manager.mmio_bus:
+            first = base & -PAGE_SIZE
+            uc.mmio_map(first, (last | PAGE_SIZE - 1) - first + 1, load, first, store, first)
+        uc.hook_add(UC_HOOK_INSN, port_in, None, 1, 0, UC_X86_INS_IN)
+        uc.hook_add(UC_HOOK_INSN, port_out, None, 1, 0, UC_X86_INS_OUT)
+        self.emu_start = uc.emu_start
+
+
+class Processor:
+    """An x86 CPU that begins at the reset vector, with its physical memory.
+
+    Parameters
+    ----------
+    manager : IoManager
+        The bus.
+    connect : callable
+        How it is connected with it.
+    """
+
+    def __init__(self, manager: IoManager, connect: Connect) -> None:
+        # In its 16-bit mode Unicorn cannot resume a guest that it has stopped in protected mode. In its 32-bit mode,
+        # with protection switched off, it follows whatever the guest switches to.
+        self.uc = Uc(UC_ARCH_X86, UC_MODE_32)
+        self._bridge = connect(self.uc, manager)
+        self._unsupported: UnsupportedInterruptError | None = None
+        self.uc.hook_add(UC_HOOK_INTR, self._interrupt_instruction)
+        self.uc.hook_add(UC_HOOK_MEM_READ_UNMAPPED | UC_HOOK_MEM_WRITE_UNMAPPED, self._map_open_bus)
+        self._write(UC_X86_REG_CR0, CR0_AFTER_RESET)
+        self._write(UC_X86_REG_CS, RESET_CS)
+        self._write(UC_X86_REG_EIP, RESET_IP)
+
+    def map_memory(self, base: int, size: int, content: bytes = b"", permissions: int = UC_PROT_ALL) -> None:
+        """Put memory at a physical address; `content` fills the beginning of it."""
+        self.uc.mem_map(base, size, permissions)
+        self.uc.mem_write(base, content)
+
+    def execute(self, count: int) -> None:
+        """Execute up to `count` instructions: fewer if the guest halts, or `stop` is called."""
+        self._bridge.emu_start(self._read(UC_X86_REG_EIP), NEVER, count=count)
+        if self._unsupported is not None:
+            raise self._unsupported
+
+    def stop(self) -> None:
+        """Have `execute` return; to be called while it runs."""
+        self.uc.emu_stop()
+
+    @property
+    def next_instruction(self) -> int:
+        """Its linear address, in real mode or in the flat segments of protected-mode firmware."""
+        base = 0 if self._read(UC_X86_REG_CR0) & PROTECTED_MODE else self._read(UC_X86_REG_CS) << 4
+        return base + self._read(UC_X86_REG_EIP)
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """The interrupt flag."""
+        return bool(self._read(UC_X86_REG_EFLAGS) & INTERRUPT_FLAG)
+
+    @property
+    def halted(self) -> bool:
+        """Whether it has halted, for all one can see: Unicorn does not tell, but its last instruction ends like HLT."""
+        return self._last_byte() == HLT
+
+    @property
+    def in_sti_shadow(self) -> bool:
+        """Whether it may have executed STI last, and then takes no interrupt before the next instruction, often HLT."""
+        return self._last_byte() == STI
+
+    def interrupt(self, vector: int) -> None:
+        """Take an interrupt: push FLAGS, CS and IP, and go on where the vector table says."""
+        if self._read(UC_X86_REG_CR0) & PROTECTED_MODE:
+            raise UnsupportedInterruptError(f"interrupt {vector:#x} in protected mode, at {self.next_instruction:#x}")
+        flags = self._read(UC_X86_REG_EFLAGS)
+        stack = self._read(UC_X86_REG_ESP)
+        top = (stack - 6) & 0xFFFF
+        frame = struct.pack("<HHH", self._read(UC_X86_REG_EIP) & 0xFFFF, self._read(UC_X86_REG_CS), flags & 0xFFFF)
+        self.uc.mem_write((self._read(UC_X86_REG_SS) << 4) + top, frame)
+        offset, segment = struct.unpack("<HH", self.uc.mem_read(4 * vector, 4))
+        self._write(UC_X86_REG_ESP, stack & ~0xFFFF | top)
+        self._write(UC_X86_REG_EFLAGS, flags & ~(INTERRUPT_FLAG | TRAP_FLAG))
+        self._write(UC_X86_REG_CS, segment)
+        self._write(UC_X86_REG_EIP, offset)
+
+    def _interrupt_instruction(self, uc: Uc, vector: int, context: Any) -> None:
+        try:
+            self.interrupt(vector)
+        except UnsupportedInterruptError as error:  # raised by `execute`: from here it could not come out
+            self._unsupported = error
+            uc.emu_stop()
+
+    def _map_open_bus(self, uc: Uc, access: int, address: int, size: int, value: int, context: Any) -> bool:
+        """Let an address that nothing decodes read as all ones, as on a PC, where firmware probes what may be there."""
+        uc.mmio_map(
+            address & -PAGE_SIZE,
+            PAGE_SIZE,
+            lambda uc, offset, size, context: (1 << 8 * size) - 1,
+            None,
+            lambda uc, offset, size, value, context: None,
+            None,
+        )
+        return True
+
+    def _last_byte(self) -> int:
+        """Return the byte before the next instruction: the whole last one, if that was HLT or STI."""
+        return int(self.uc.mem_read((self.next_instruction - 1) & 0xFFFF_FFFF, 1)[0])
+
+    def _read(self, register: int) -> int:
+        return int(self.uc.reg_read(register))
+
+    def _write(self, register: int, value: int) -> None:
+        self.uc.reg_write(register, value)

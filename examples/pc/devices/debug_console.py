@@ -1,0 +1,36 @@
+"""Debug console at port 0x402, where SeaBIOS writes its log (QEMU's `isa-debugcon`, after the Bochs 0xE9 port).
+
+Specification: QEMU, `hw/char/debugcon.c`; SeaBIOS, `docs/Debugging.md`.
+"""
+
+from __future__ import annotations
+
+from dbs_device.resources import Resource
+
+from .common import ByteSink, IsaDevice
+
+__all__ = ["DebugConsole"]
+
+PRESENT = 0xE9  # what firmware expects to read before it writes
+
+
+class DebugConsole(IsaDevice):
+    """A port that takes characters.
+
+    Parameters
+    ----------
+    sink : callable
+        Called with each byte.
+    port : int
+        Where it lies.
+    """
+
+    def __init__(self, sink: ByteSink, port: int = 0x402) -> None:
+        super().__init__(Resource.PioAddressRange(port, 1))
+        self._sink = sink
+
+    def in8(self, base: int, offset: int) -> int:
+        return PRESENT
+
+    def out8(self, base: int, offset: int, value: int) -> None:
+        self._sink(value)

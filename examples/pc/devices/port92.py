@@ -1,0 +1,50 @@
+"""System control port A (0x92): fast A20 gate and fast reset.
+
+Datasheet: IBM PS/2 Hardware Interface Technical Reference, "System Control Port A"; Intel 82371AB (PIIX4), "PORT 92".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dbs_device.resources import Resource
+
+from .common import IsaDevice
+
+__all__ = ["SystemControlPortA"]
+
+FAST_RESET = 0x01
+A20_ENABLE = 0x02
+
+
+class SystemControlPortA(IsaDevice):
+    """Keeps the A20 gate's state, and resets the machine.
+
+    The address line itself is always enabled: no software since the 80286 relies on its being masked.
+
+    Parameters
+    ----------
+    reset : callable
+        Called when the guest sets the reset bit.
+    port : int
+        Where it lies.
+    """
+
+    def __init__(self, reset: Callable[[], None], port: int = 0x92) -> None:
+        super().__init__(Resource.PioAddressRange(port, 1))
+        self._reset = reset
+        self._value = 0
+
+    @property
+    def a20_enabled(self) -> bool:
+        """Whether the guest has opened the gate."""
+        return bool(self._value & A20_ENABLE)
+
+    def in8(self, base: int, offset: int) -> int:
+        return self._value
+
+    def out8(self, base: int, offset: int, value: int) -> None:
+        pulsed = value & ~self._value & FAST_RESET  # it acts on the step from 0 to 1
+        self._value = value & (FAST_RESET | A20_ENABLE)
+        if pulsed:
+            self._reset()

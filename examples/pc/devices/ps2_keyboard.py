@@ -1,0 +1,115 @@
+"""PS/2 keyboard: what is on the other end of the keyboard controller's cable.
+
+Datasheet: IBM PS/2 Hardware Interface Technical Reference, "Keyboard (101- and 102-key)".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["BREAK", "Ps2Keyboard"]
+
+ACKNOWLEDGE, RESEND, ECHO, SELF_TEST_PASSED = 0xFA, 0xFE, 0xEE, 0xAA
+IDENTITY = bytes((0xAB, 0x83))
+BREAK = 0xF0  # goes before the code of a key that is released
+LEFT_SHIFT = 0x12
+
+SET_LEDS, SCAN_CODE_SET, IDENTIFY, TYPEMATIC = 0xED, 0xF0, 0xF2, 0xF3
+ENABLE, DISABLE, SET_DEFAULTS, RESEND_LAST, RESET = 0xF4, 0xF5, 0xF6, 0xFE, 0xFF
+COMMANDS_WITH_PARAMETER = (SET_LEDS, SCAN_CODE_SET, TYPEMATIC)
+
+# Scan codes (set 2) of the US layout's characters, in the order of the keys.
+PLAIN = "`1234567890-=qwertyuiop[]\\asdfghjkl;'zxcvbnm,./ \n\t\b"
+SHIFTED = '~!@#$%^&*()_+QWERTYUIOP{}|ASDFGHJKL:"ZXCVBNM<>?'
+CODES = bytes.fromhex(
+    "0e 16 1e 26 25 2e 36 3d 3e 46 45 4e 55  15 1d 24 2d 2c 35 3c 43 44 4d 54 5b 5d"
+    "1c 1b 23 2b 34 33 3b 42 4b 4c 52  1a 22 21 2a 32 31 3a 41 49 4a  29 5a 0d 66"
+)
+
+
+class Ps2Keyboard:
+    """A keyboard that speaks scan code set 2.
+
+    Parameters
+    ----------
+    data_ready : callable
+        Called when there is something to be fetched (`next_byte`).
+    """
+
+    def __init__(self, data_ready: Callable[[], None]) -> None:
+        self._data_ready = data_ready
+        self._queue: deque[int] = deque()
+        self._last_sent = 0
+        self._command: int | None = None  # whose parameter is to come
+        self._scan_code_set = 2
+        self.leds = 0
+        self.scanning = True
+
+    def next_byte(self) -> int | None:
+        """Return what the keyboard sends next, or None."""
+        if not self._queue:
+            return None
+        self._last_sent = self._queue.popleft()
+        return self._last_sent
+
+    def press(self, code: int) -> None:
+        """Press and release a key, given by its scan code. It is lost while the host has the keyboard disabled."""
+        if self.scanning:
+            self._send(code, BREAK, code)
+
+    def type(self, text: str) -> None:
+        """Type a text on the US layout; `ValueError` for a character that has no key."""
+        for character in text:
+            if character in PLAIN:
+                self.press(CODES[PLAIN.index(character)])
+            elif character in SHIFTED:
+                if self.scanning:
+                    self._send(LEFT_SHIFT)
+                    self.press(CODES[SHIFTED.index(character)])
+                    self._send(BREAK, LEFT_SHIFT)
+            else:
+                raise ValueError(f"the keyboard has no key for {character!r}")
+
+    def write(self, byte: int) -> None:
+        """Take a byte from the host: a command, or the parameter of one."""
+        if self._command is not None:
+            command, self._command = self._command, None
+            self._take_parameter(command, byte)
+            return
+        if byte in COMMANDS_WITH_PARAMETER:
+            self._command = byte
+            self._send(ACKNOWLEDGE)
+        elif byte == RESET:
+            self._queue.clear()
+            self._set_defaults()
+            self.scanning = True
+            self._send(ACKNOWLEDGE, SELF_TEST_PASSED)
+        elif byte == IDENTIFY:
+            self._send(ACKNOWLEDGE, *IDENTITY)
+        elif byte == ECHO:
+            self._send(ECHO)
+        elif byte == RESEND_LAST:
+            self._send(self._last_sent)
+        elif byte in (ENABLE, DISABLE, SET_DEFAULTS):
+            if byte != ENABLE:
+                self._set_defaults()
+            self.scanning = byte != DISABLE
+            self._send(ACKNOWLEDGE)
+        else:
+            self._send(RESEND)
+
+    def _take_parameter(self, command: int, parameter: int) -> None:
+        self._send(ACKNOWLEDGE)
+        if command == SET_LEDS:
+            self.leds = parameter
+        elif command == SCAN_CODE_SET and parameter == 0:
+            self._send(self._scan_code_set)
+
+    def _set_defaults(self) -> None:
+        self._command = None
+        self.leds = 0
+
+    def _send(self, *sent: int) -> None:
+        self._queue.extend(sent)
+        self._data_ready()

@@ -1,0 +1,39 @@
+"""Showing a guest's console on the host's."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+__all__ = ["PlainText"]
+
+ESCAPE = 0x1B
+FINAL_BYTES = range(0x40, 0x7F)  # end a control sequence
+
+
+class PlainText:
+    """Writes printable characters and line ends as they come, and leaves out the ANSI sequences that move and colour.
+
+    A guest believes that it has the terminal for itself: firmware begins by resetting it.
+
+    Parameters
+    ----------
+    stream : text file
+        Where to write.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._sequence = b""
+
+    def put(self, byte: int) -> None:
+        """Take a byte of the guest's."""
+        if self._sequence:
+            self._sequence += bytes((byte,))
+            is_control_sequence = self._sequence[1:2] == b"["
+            if not is_control_sequence or (len(self._sequence) > 2 and byte in FINAL_BYTES):
+                self._sequence = b""
+        elif byte == ESCAPE:
+            self._sequence = bytes((byte,))
+        elif byte == 0x0A or 0x20 <= byte < 0x7F:
+            self._stream.write(chr(byte))
+            self._stream.flush()

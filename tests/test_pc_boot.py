@@ -1,0 +1,376 @@
+"""The example PC boots SeaBIOS, which nobody here wrote, from the reset vector to a boot sector and its power-off."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("unicorn", reason="the CPU of the example PC is the package unicorn")
+pytest.importorskip("rich", reason="the summary of the example PC is printed with the package rich")
+
+from unicorn import UcError
+from unicorn.x86_const import UC_X86_REG_AX, UC_X86_REG_SP
+
+from dbs_device import IoManager
+from dbs_device.trace import Trace, TraceRecorder
+from dbs_device.unicorn import attach
+from examples.pc.__main__ import main
+from examples.pc.clock import WallClock
+from examples.pc.cpu import Connect, Processor, UnsupportedInterruptError, connect_by_callbacks
+from examples.pc.devices.ata import AtaDisk
+from examples.pc.machine import BOOT_SECTOR, DEBIAN_ROM, DEBIAN_VGABIOS, Machine, open_disk
+from examples.pc.terminal import PlainText
+
+ROOT = Path(__file__).parents[1]
+LINE = "Hello from a boot sector: this disk, screen and power switch are Python."
+BANNER = "SeaBIOS (version "
+GUEST_SECONDS = 60  # of the guest's own time, after which a boot has failed
+
+needs_firmware = pytest.mark.skipif(
+    not (DEBIAN_ROM.exists() and DEBIAN_VGABIOS.exists()),
+    reason=f"there is no {DEBIAN_ROM} and {DEBIAN_VGABIOS.name}: they come with Debian's package seabios",
+)
+
+
+class Run(NamedTuple):
+    """A machine that has run, and what its guest has said."""
+
+    machine: Machine
+    serial: bytearray
+    debug: bytearray
+
+    @property
+    def console(self) -> str:
+        stream = io.StringIO()
+        console = PlainText(stream)
+        for byte in self.serial:
+            console.put(byte)
+        return stream.getvalue()
+
+
+def boot(prepare: Callable[[Machine], None] = lambda machine: None, **options: Any) -> Run:
+    serial, debug = bytearray(), bytearray()
+    machine = Machine(
+        DEBIAN_ROM.read_bytes(),
+        vgabios=DEBIAN_VGABIOS.read_bytes(),
+        serial=serial.append,
+        debug=debug.append,
+        **options,
+    )
+    prepare(machine)
+    machine.run(GUEST_SECONDS)
+    return Run(machine, serial, debug)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return boot()
+
+
+def boot_sector(code: str) -> AtaDisk:
+    """Return a disk with a boot sector, whose code is given in hex, with comments as in assembly."""
+    machine_code = bytes.fromhex("".join(line.split(";")[0] for line in code.splitlines()))
+    return AtaDisk(bytearray(machine_code.ljust(510, b"\0") + b"\x55\xaa"))
+
+
+@needs_firmware
+class TestBoot:
+    def test_it_stops_by_itself(self, run: Run) -> None:
+        assert run.machine.stopped == "power off"
+
+    def test_boot_sector_prints_its_line_on_the_serial_console_and_on_the_screen(self, run: Run) -> None:
+        assert run.console.splitlines()[-1] == LINE
+        banner, booting, line, *rest = run.machine.board.vga.text()
+        assert banner.startswith(BANNER)
+        assert (booting, line, set(rest)) == ("Booting from Hard Disk...", LINE, {""})
+
+    def test_banner_on_the_debug_port_and_on_com1(self, run: Run) -> None:
+        assert run.debug.decode("ascii").startswith(BANNER)
+        assert run.console.startswith(BANNER)
+
+    @pytest.mark.parametrize(
+        "found",
+        [
+            "Found QEMU fw_cfg",
+            "RamSize: 0x02000000 [cmos]",
+            "Found 4 PCI devices (max PCI bus is 00)",
+            "PCI: init bdf=00:01.3 id=8086:7113",
+            "PIIX3/PIIX4 init: elcr=00 0c",
+            "Using pmtimer, ioport 0xb008",
+            "sercon: using ioport 0x3f8",
+            "Found 0 lpt ports",
+            "Found 1 serial ports",
+            "ata0-0: PYTHON ATA DISK ATA-4 Hard-Disk (1 MiBytes)",
+            "PS2 keyboard initialized",
+            "Booting from 0000:7c00",
+        ],
+    )
+    def test_firmware_finds_the_devices(self, run: Run, found: str) -> None:
+        assert found in run.debug.decode("ascii").splitlines()
+
+    def test_no_device_is_reached_by_accident(self, run: Run) -> None:
+        untouched = {
+            type(meter.device).__name__ for meter in run.machine.board.meters if not meter.reads + meter.writes
+        }
+        assert untouched == {"SystemControlPortB", "DmaPages", "IoApic"}
+
+    def test_unicorns_own_callbacks_make_no_difference_to_the_guest(self, run: Run) -> None:
+        other = boot(connect=connect_by_callbacks)
+        assert (other.machine.stopped, other.serial, other.debug) == ("power off", run.serial, run.debug)
+        assert [(repr(meter), meter.reads, meter.writes) for meter in other.machine.board.meters] == [
+            (repr(meter), meter.reads, meter.writes) for meter in run.machine.board.meters
+        ]
+
+    def test_two_runs_make_the_same_accesses(self) -> None:
+        first, second = recorded_boot(), recorded_boot()
+        assert len(first) > 60_000
+        for field in ("space", "write", "addr", "size", "value"):
+            assert np.array_equal(first.accesses[field], second.accesses[field])
+
+    def test_wall_time(self) -> None:
+        run = boot(clock=WallClock())
+        assert (run.machine.stopped, run.console.splitlines()[-1]) == ("power off", LINE)
+
+
+def recorded_boot() -> Trace:
+    recorders: list[TraceRecorder] = []
+
+    def connect(uc: Any, manager: IoManager) -> Any:
+        recorders.append(TraceRecorder(manager))
+        return connect_by_callbacks(uc, manager, recorders[0])
+
+    boot(connect=connect)
+    return recorders[0].trace
+
+
+@needs_firmware
+class TestGuests:
+    """Boot sectors that try what the one of the example does not."""
+
+    def test_keys_reach_the_guest_by_interrupt(self) -> None:
+        echo = boot_sector("""
+            31 c0 cd 16     ; next: xor ax, ax;  int 0x16   wait for a key
+            b4 0e cd 10     ; mov ah, 0x0e;      int 0x10   print it
+            3c 0d 75 f4     ; cmp al, 13;        jne next
+            ba 92 00 b0 01  ; mov dx, 0x92;      mov al, 1
+            ee f4           ; out dx, al;        hlt        reset
+        """)
+
+        def type_later(machine: Machine) -> None:
+            keyboard = machine.board.keyboard_controller.keyboard
+            machine.clock.call_at(5_000_000_000, lambda now: keyboard.type("Hi, PC!\n"))
+
+        run = boot(type_later, disk=echo)
+        assert run.machine.stopped == "reset"
+        assert run.machine.board.vga.text()[2] == "Hi, PC!"
+
+    def test_clock_ticks_while_the_guest_only_computes(self) -> None:
+        spin = boot_sector("""
+            fb              ; sti
+            a1 6c 04        ; mov ax, [0x046c]
+            05 03 00        ; add ax, 3
+            3b 06 6c 04     ; again: cmp ax, [0x046c]
+            75 fa           ; jne again
+            ba 92 00 b0 01  ; mov dx, 0x92;      mov al, 1
+            ee f4           ; out dx, al;        hlt        reset
+        """)
+        run = boot(disk=spin)
+        assert run.machine.stopped == "reset"
+        ticks = run.machine.board.pit.counters[0]
+        assert (ticks.mode, 3 * 54_925_000 < run.machine.clock.read() < 5 * 54_925_000) == (2, True)
+
+    def test_guest_reads_the_date(self) -> None:
+        date = boot_sector("""
+            b4 04 cd 1a     ; mov ah, 4;         int 0x1a   date in BCD: CX, DX
+            89 0e 00 06     ; mov [0x600], cx
+            89 16 02 06     ; mov [0x602], dx
+            fa f4           ; cli;               hlt
+            eb fd           ; jmp $ - 1
+        """)
+        run = boot(disk=date)
+        assert run.machine.stopped == "halt"
+        assert run.machine.processor.uc.mem_read(0x600, 4) == bytes.fromhex("2420 2902")  # 2024-02-29
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "fb f4 eb fd                    ; sti; hlt; jmp $ - 1",
+            "b0 ff e6 21 e6 a1 fb f4 eb fd  ; the same with all interrupts masked",
+            "eb fe                          ; jmp $",
+        ],
+    )
+    def test_guest_without_end_is_left_when_its_time_is_up(self, code: str) -> None:
+        machine = Machine(DEBIAN_ROM.read_bytes(), disk=boot_sector(code))
+        for seconds in (0.5, 1.0):
+            assert machine.run(0.5) is None
+            assert seconds * 1e9 <= machine.clock.read() < (seconds + 0.1) * 1e9
+
+    def test_interrupt_in_protected_mode_is_refused(self) -> None:
+        protected = boot_sector("""
+            fa 0f 20 c0     ; cli;               mov eax, cr0
+            0c 01           ; or al, 1
+            0f 22 c0        ; mov cr0, eax
+            cd 80           ; int 0x80
+        """)
+        with pytest.raises(UnsupportedInterruptError, match=r"^interrupt 0x80 in protected mode, at 0x7c0b$"):
+            boot(disk=protected)
+
+    @pytest.mark.parametrize("connect", [attach, connect_by_callbacks])
+    def test_exception_of_a_device_comes_out_of_the_run(self, connect: Connect) -> None:
+        class PowerCutError(Exception):
+            pass
+
+        def fail(byte: int) -> None:
+            raise PowerCutError
+
+        machine = Machine(DEBIAN_ROM.read_bytes(), debug=fail, connect=connect)
+        with pytest.raises(PowerCutError):
+            machine.run(GUEST_SECONDS)
+
+    def test_image_file_is_not_changed_by_the_guest(self, tmp_path: Path) -> None:
+        image = tmp_path / "disk.img"
+        content = bytearray(BOOT_SECTOR.read_bytes().ljust(4096, b"\0"))
+        image.write_bytes(content)
+        disk = open_disk(image)
+        run = boot(disk=disk)
+        assert run.console.splitlines()[-1] == LINE
+        bus = run.machine.board.manager
+        for port, value in ((0x1F2, 1), (0x1F3, 1), (0x1F4, 0), (0x1F5, 0), (0x1F6, 0xE0), (0x1F7, 0x30)):
+            bus.pio_out(port, 1, value)
+        for _ in range(256):
+            bus.pio_out(0x1F0, 2, 0xFFFF)
+        assert disk.image[512:1024] == b"\xff" * 512
+        assert image.read_bytes() == content
+
+
+class TestProcessor:
+    """The processor alone, with a page of memory at the reset vector."""
+
+    @staticmethod
+    def processor(code: str, manager: IoManager) -> Processor:
+        processor = Processor(manager, attach)
+        processor.map_memory(0xFF000, 0x1000, bytes(0xFF0) + bytes.fromhex(code))
+        return processor
+
+    def test_memory_that_is_not_there_reads_as_all_ones_and_takes_writes(self) -> None:
+        processor = self.processor(
+            "a1 00 50  c6 06 00 50 00  f4", IoManager()
+        )  # mov ax, [0x5000]; mov byte [0x5000], 0
+        processor.execute(100)
+        assert processor.uc.reg_read(UC_X86_REG_AX) == 0xFFFF
+        assert (processor.halted, processor.next_instruction) == (True, 0xFFFF9)
+
+    def test_code_that_is_not_there_is_an_error(self) -> None:
+        with pytest.raises(UcError, match=r"UC_ERR_FETCH_UNMAPPED"):
+            self.processor("ea 00 00 00 20", IoManager()).execute(100)  # jmp 0x2000:0
+
+    def test_stops_after_the_count_and_goes_on(self) -> None:
+        processor = self.processor("40 40 40 f4", IoManager())  # inc ax
+        processor.execute(2)
+        assert (processor.uc.reg_read(UC_X86_REG_AX), processor.halted) == (2, False)
+        processor.execute(2)
+        assert (processor.uc.reg_read(UC_X86_REG_AX), processor.halted) == (3, True)
+
+    def test_interrupt_pushes_where_it_was_and_goes_through_the_vector_table(self) -> None:
+        processor = self.processor("fb f4", IoManager())  # sti; hlt
+        processor.map_memory(0, 0x1000, bytes(4 * 8) + bytes.fromhex("3412 00f0"))
+        processor.uc.reg_write(UC_X86_REG_SP, 0x800)
+        processor.execute(1)
+        assert (processor.in_sti_shadow, processor.interrupts_enabled) == (True, True)
+        processor.execute(1)
+        processor.interrupt(8)
+        assert (processor.next_instruction, processor.interrupts_enabled) == (0xF1234, False)
+        frame = struct.unpack("<HHH", processor.uc.mem_read(0x7FA, 6))
+        assert (frame[0], frame[1], frame[2] & 0x200) == (0xFFF2, 0xF000, 0x200)
+        assert processor.uc.reg_read(UC_X86_REG_SP) == 0x7FA
+
+
+def test_boot_sector_is_what_its_source_says(tmp_path: Path) -> None:
+    if shutil.which("nasm") is None:
+        pytest.skip("the assembler nasm is not installed")
+    assembled = tmp_path / "boot.bin"
+    source = BOOT_SECTOR.with_suffix(".asm")
+    subprocess.run(["nasm", "-f", "bin", "-o", str(assembled), str(source)], check=True)
+    assert assembled.read_bytes() == BOOT_SECTOR.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 64 << 10, (128 << 10) + 1])
+def test_rom_that_does_not_fit(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^a ROM of {size:#x} bytes does not fit: "):
+        Machine(bytes(size))
+
+
+@needs_firmware
+class TestCommand:
+    def test_shows_the_console_and_a_summary(self) -> None:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "examples.pc"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        banner, booting, line, *summary = result.stdout.splitlines()
+        assert banner.startswith(BANNER)
+        assert (booting, line) == ("Booting from Hard Disk...", LINE)
+        assert any("FwCfg(0x510..0x511)" in row for row in summary)
+        assert summary[-1].startswith("The machine has stopped: power off.")
+
+    def test_firmwares_log(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--log"]) == 0
+        output = capsys.readouterr().out
+        assert output.startswith(BANNER)
+        assert "Found 4 PCI devices" in output
+        assert LINE not in output
+
+    def test_guest_without_end(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        image = tmp_path / "forever.img"
+        image.write_bytes(bytes(boot_sector("fb f4 eb fd").image))
+        assert main(["--disk", str(image), "--seconds", "3"]) == 1
+        assert "The machine has stopped: time is up." in capsys.readouterr().out
+
+
+def test_command_without_firmware(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "no.bin"
+    assert main(["--rom", str(missing)]) == 2
+    message = capsys.readouterr().err
+    assert str(missing) in message
+    assert message.endswith("Debian has the firmware in its package seabios; --rom and --vgabios take other files.\n")
+
+
+def test_command_with_a_rom_or_a_disk_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, empty = tmp_path / "small.bin", tmp_path / "empty.img"
+    small.write_bytes(bytes(16))
+    empty.touch()
+    assert main(["--rom", str(small), "--vgabios", str(small)]) == 2
+    assert capsys.readouterr().err.startswith("a ROM of 0x10 bytes does not fit: ")
+    assert main(["--rom", str(small), "--vgabios", str(small), "--disk", str(empty)]) == 2
+    assert capsys.readouterr().err == "cannot mmap an empty file\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"plain\r\ntext", "plain\ntext"),
+        (b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSea", "Sea"),
+        (b"\x1b[1;31mred\x1b[m", "red"),
+        (b"a\x07\x80b", "ab"),
+    ],
+)
+def test_terminal_leaves_out_what_moves_and_colours(sent: bytes, shown: str) -> None:
+    stream = io.StringIO()
+    console = PlainText(stream)
+    for byte in sent:
+        console.put(byte)
+    assert stream.getvalue() == shown
