@@ -1,4 +1,4 @@
-"""One access from Python, with a buffer or an integer: the look-up, the rules of who may answer, the call of the device.
+"""One access from Python, with a buffer or an integer: the look-up, the rules of who answers, the call of the device.
 
 The look-up is done before anything is touched, and a read finds its memory zeroed.
 """
@@ -202,6 +202,7 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     cdef const Slot *slot
     cdef object target
     cdef size_t index
+    cdef uint64_t base
     open_memory(data, True, &memory)
     if not find_access(tables, ranges, address, memory.size, &index):
         if tables.open_bus >= 0:
@@ -216,7 +217,8 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     if memory.kind != DBS_OTHER:
         open_buffer(data, True, &memory.buffer)  # held, since the device may run Python code
     try:
-        return slot.read(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], memory.start, memory.size)
+        base = ranges.bases[index]
+        return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 
@@ -227,6 +229,7 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     cdef const Slot *slot
     cdef object target
     cdef size_t index
+    cdef uint64_t base
     open_memory(data, False, &memory)
     if not find_access(tables, ranges, address, memory.size, &index):
         close_memory(&memory)
@@ -238,7 +241,8 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     if memory.kind != DBS_OTHER:
         open_buffer(data, False, &memory.buffer)
     try:
-        return slot.write(<PyObject *>target, ranges.bases[index], address - ranges.bases[index], memory.start, memory.size)
+        base = ranges.bases[index]
+        return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
     finally:
         PyBuffer_Release(&memory.buffer)
 

@@ -6,12 +6,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from ._access cimport refuse_unless_open, value_of
 from ._buffers cimport open_buffer
-from ._dispatch cimport (
-    c_mmio_load,
-    c_mmio_store,
-    c_pio_read,
-    c_pio_write,
-)
+from ._dispatch cimport c_mmio_load, c_mmio_store, c_pio_read, c_pio_write
 from ._owner cimport TablesOwner, current_tables
 from ._platform cimport dbs_generation_load
 from ._tables cimport PIO, IoTables, RangeTable, Ranges, Space, last_base_at_or_below
@@ -45,7 +40,12 @@ cdef object find_ranges(RangeTable table, object addresses):
     try:
         PyObject_GetBuffer(found, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
         with nogil:
-            find_each(&table.ranges, <const uint64_t *>source.buf, source.len // sizeof(uint64_t), <Py_ssize_t *>target.buf)
+            find_each(
+                &table.ranges,
+                <const uint64_t *>source.buf,
+                source.len // <Py_ssize_t>sizeof(uint64_t),
+                <Py_ssize_t *>target.buf,
+            )
         PyBuffer_Release(&target)
     finally:
         PyBuffer_Release(&source)
@@ -138,7 +138,8 @@ cdef class Batch:
         try:
             if buffer.len % <Py_ssize_t>self.size != 0:
                 raise ValueError(
-                    f"a string of {format_count(self.size, 'byte')} at a time has a multiple of that, not {buffer.len:#x}"
+                    f"string I/O of {format_count(self.size, 'byte')} at a time takes a multiple of that, "
+                    f"not {buffer.len:#x}"
                 )
             self.count = buffer.len // <Py_ssize_t>self.size
             self.addresses = &port

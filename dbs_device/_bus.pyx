@@ -1,8 +1,5 @@
 """The bus: `IoManager`, its transactions, its views, and C dispatch on it."""
 
-cimport cython
-from libc.stdint cimport uint64_t
-
 from ._access cimport (
     address_of,
     load,
@@ -16,7 +13,7 @@ from ._access cimport (
 from ._batch cimport Batch, new_batch
 from ._dispatch cimport DBS_DEVICE_ABI_VERSION
 from ._owner cimport TablesOwner, current_tables
-from ._tables cimport MMIO, PIO, IoTables, RangeTable, new_entry
+from ._tables cimport MMIO, PIO, IoTables, new_entry
 from ._transaction cimport Transaction, begin_transaction, new_entries
 from ._view cimport new_bus
 
@@ -41,8 +38,8 @@ cdef class IoManager(TablesOwner):
     that it began with. The access methods take addresses and ports as integers; `OverflowError` if one lies outside its
     space, `TypeError` if it is none. An exception of a device comes out of them unchanged.
 
-    A look-up takes O(log(ranges)), and O(1) where an access falls into the same range as the one before. A Python
-    subclass works; calls of its methods take some 25 to 30 ns longer, since CPython specialises calls on the exact type.
+    A look-up takes O(log(ranges)), and O(1) where an address near it was found lately. A Python subclass works; calls
+    of its methods take some 25 to 30 ns longer, since CPython specialises calls on the exact type.
 
     Parameters
     ----------

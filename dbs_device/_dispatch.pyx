@@ -1,6 +1,7 @@
 """C dispatch: the accesses of ``_bus.pxd``, on held tables and on a manager.
 
-They return 0: served; 1: nobody answers; -1: an exception is set. The GIL is taken only for a Python device, or to raise.
+They return 0: served; 1: nobody answers; -1: an exception is set. The GIL is taken only for a Python device, or to
+raise.
 """
 
 from cpython.object cimport PyObject
@@ -42,13 +43,12 @@ cdef int python_read(PyObject *borrowed, uint64_t address, uint8_t *data, size_t
     cdef RangeEntry entry = <RangeEntry>borrowed
     cdef uint8_t integer[8]
     cdef bytearray copy
-    cdef object export
     if is_integer_size(size, MMIO):
         lent_read(entry, address, integer, size)
         memcpy(data, integer, size)
         return 0
     copy = bytearray(size)
-    export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
+    _export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
     call_read(entry, address, memoryview(copy))
     memcpy(data, <char *>copy, size)
     return 0

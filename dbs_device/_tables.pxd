@@ -23,8 +23,8 @@ ctypedef int (*NativeWrite)(
 ) except -1 nogil
 
 
-# What an access needs of a range besides its base, in half a cache line: on a large map, each further place to look is a
-# cache miss.
+# What an access needs of a range besides its base, in half a cache line: on a large map, each further place to look
+# is a cache miss.
 cdef struct Slot:
     uint64_t last
     PyObject *target  # the NativeDevice, or the RangeEntry of a Python device; the table's tuple keeps both alive

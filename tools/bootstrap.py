@@ -18,9 +18,8 @@ HINT = "on Debian and Ubuntu: sudo apt install gcc libc6-dev python3-dev python3
 def missing():
     """Return what this machine lacks, in one line, or None."""
     if sys.version_info < OLDEST:
-        return "Python {}.{} or newer is needed, and this is {}.{}. If there is another: make PYTHON=python3.12 ...".format(
-            *OLDEST, *sys.version_info[:2]
-        )
+        this = "{}.{}".format(*sys.version_info)
+        return "Python {}.{} or newer is needed, and this is {}. If there is one: make PYTHON=...".format(*OLDEST, this)
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if not compiler or shutil.which(compiler[0]) is None:
         return "a C compiler is needed, and {!r} is not there ({})".format((compiler or ["cc"])[0], HINT)
@@ -32,12 +31,12 @@ def missing():
             file.write("#include <stdatomic.h>\n#include <stdio.h>\nint main(void) { return 0; }\n")
         command = [*compiler, "-std=c11", source, "-o", os.path.join(directory, "probe")]
         if subprocess.run(command, capture_output=True).returncode != 0:
-            return "{!r} cannot compile a C11 program: the C library's headers are missing ({})".format(compiler[0], HINT)
+            return f"{compiler[0]!r} cannot compile a C11 program: the C library's headers are missing ({HINT})"
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        return "the venv module is needed, and this Python has none ({})".format(HINT)
+        return f"the venv module is needed, and this Python has none ({HINT})"
     return None
 
 

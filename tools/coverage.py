@@ -11,7 +11,18 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("dbs_device", "tests", "examples", "benchmarks", "docs", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+COPIED = (
+    "dbs_device",
+    "tests",
+    "examples",
+    "benchmarks",
+    "docs",
+    "tools",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 # They run the package in environments or processes of their own, which are not measured.
 NOT_MEASURED = ("test_embedding.py", "test_benchmarks.py", "test_packaging.py")
 

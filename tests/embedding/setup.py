@@ -1,6 +1,7 @@
-import dbs_device
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+import dbs_device
 
 setup(
     ext_modules=[

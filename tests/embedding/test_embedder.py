@@ -3,11 +3,12 @@
 import threading
 from pathlib import Path
 
-import dbs_device
 import pytest
-from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource
 from embedder import engine
 from embedder.cpu import Registers, count_to, is_current, on_manager, on_tables
+
+import dbs_device
+from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
 BOTH = [*MMIO, Resource.PioAddressRange(0x40, 64)]

@@ -59,12 +59,14 @@ cdef class Registers(NativeDevice):
         memcpy(self.registers + offset, data, size)
         return 0
 
-    cdef int c_pio_read(self, uint64_t base, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:
+    cdef int c_pio_read(self, uint64_t base, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:  # no-cython-lint
         self.check(offset, size)
         data[0] = <uint8_t>(self.registers[offset] ^ 0xFF)
         return 0
 
-    cdef int c_pio_write(self, uint64_t base, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
+    cdef int c_pio_write(  # no-cython-lint
+        self, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
+    ) except -1 nogil:
         self.check(offset, size)
         self.registers[offset] = data[0] ^ 0xFF
         return 0
