@@ -77,7 +77,7 @@ cdef uint64_t address_of(object value, Space space) except? NOT_AN_INTEGER:
 
 cdef object outside_space(object address, Space space):
     maximum = MAX_PORT if space == PIO else MAX_ADDRESS
-    return OverflowError(f"{bus_name(space)} address {address:#x} lies outside 0x0..{maximum:#x}")
+    return OverflowError(f"{bus_name(space)} address {operator.index(address):#x} lies outside 0x0..{maximum:#x}")
 
 
 cdef size_t size_of(object value, Space space) except 0:
@@ -90,7 +90,7 @@ cdef size_t size_of(object value, Space space) except 0:
 
 cdef object wrong_size(object size, Space space):
     sizes = "1, 2 or 4" if space == PIO else "1, 2, 4 or 8"
-    return ValueError(f"{bus_name(space)} integers have {sizes} bytes, not {size:#x}")
+    return ValueError(f"{bus_name(space)} integers have {sizes} bytes, not {operator.index(size):#x}")
 
 
 cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER:
@@ -102,7 +102,7 @@ cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER:
 
 
 cdef object value_does_not_fit(object value, size_t size):
-    return ValueError(f"value {value:#x} does not fit {format_count(size, 'byte')}")
+    return ValueError(f"value {operator.index(value):#x} does not fit {format_count(size, 'byte')}")
 
 
 # ----------------------------------------------------------------------------- who answers

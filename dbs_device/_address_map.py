@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import InvalidRangeError, describe_device, format_count, format_range
 from .resources import MAX_ADDRESS, MAX_PORT, MmioAddressRange, PioAddressRange, Resource
 
 if TYPE_CHECKING:
-    from ._bus import IoManager
-    from ._view import Bus
     from .device import DeviceIo
 
-__all__ = ["MappedRange", "mapped_ranges", "render_map", "same_map", "trapped_ranges"]
+__all__ = ["MappedRange", "render_map", "same_map", "trapped_ranges"]
 
 
 class MappedRange(NamedTuple):
@@ -85,26 +83,24 @@ def format_bytes(count: int) -> str:
     return format_count(count, "byte")
 
 
-def _bus_rows(bus: Bus, unit: str) -> list[tuple[str, str, str]]:
+def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> list[tuple[str, str, str]]:
     rows = []
     previous_last: int | None = None
-    for base, last, device in bus:
+    for _, base, last, device in ranges:
         if previous_last is not None and base > previous_last + 1:
-            rows.append((format_range(previous_last + 1, base - 1), _format_size(base - previous_last - 1, unit), "-"))
-        rows.append((format_range(base, last), _format_size(last - base + 1, unit), describe_device(device)))
+            rows.append((format_range(previous_last + 1, base - 1), format_size(base - previous_last - 1), "-"))
+        rows.append((format_range(base, last), format_size(last - base + 1), describe_device(device)))
         previous_last = last
     return rows
 
 
-def _format_size(count: int, unit: str) -> str:
-    return format_bytes(count) if unit == "byte" else format_count(count, unit)
-
-
-def render_map(manager: IoManager) -> str:
+def render_map(ranges: Sequence[MappedRange]) -> str:
     """Return both address spaces as a table sorted by address; holes between ranges have "-" for a device."""
+    mmio = [each for each in ranges if each.bus == "MMIO"]
+    pio = [each for each in ranges if each.bus == "PIO"]
     sections = (
-        (f"MMIO: {format_count(len(manager.mmio_bus), 'range')}", _bus_rows(manager.mmio_bus, "byte")),
-        (f"PIO: {format_count(len(manager.pio_bus), 'range')}", _bus_rows(manager.pio_bus, "port")),
+        (f"MMIO: {format_count(len(mmio), 'range')}", _rows(mmio, format_bytes)),
+        (f"PIO: {format_count(len(pio), 'range')}", _rows(pio, lambda count: format_count(count, "port"))),
     )
     rows = [row for _, rows in sections for row in rows]
     range_width = max((len(row[0]) for row in rows), default=0)
@@ -116,20 +112,13 @@ def render_map(manager: IoManager) -> str:
     return "\n".join(lines)
 
 
-def mapped_ranges(manager: IoManager) -> list[MappedRange]:
-    """Return every range of both buses."""
-    return [
-        MappedRange(name, base, last, device)
-        for name, bus in (("MMIO", manager.mmio_bus), ("PIO", manager.pio_bus))
-        for base, last, device in bus
-    ]
-
-
-def same_map(one: IoManager, other: IoManager) -> bool:
-    """Return whether two managers map the same ranges, to devices that trap equal resources."""
-    ones, others = mapped_ranges(one), mapped_ranges(other)
+def same_map(ones: Sequence[MappedRange], others: Sequence[MappedRange]) -> bool:
+    """Return whether the ranges are the same, and their devices trap equal resources."""
     return len(ones) == len(others) and all(
-        a[:3] == b[:3]
-        and (a.device is b.device or a.device.get_trapped_io_resources() == b.device.get_trapped_io_resources())
-        for a, b in zip(ones, others, strict=True)
+        one[:3] == other[:3]
+        and (
+            one.device is other.device
+            or one.device.get_trapped_io_resources() == other.device.get_trapped_io_resources()
+        )
+        for one, other in zip(ones, others, strict=True)
     )

@@ -8,7 +8,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
-from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_FromObject
+from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memset
@@ -20,24 +20,25 @@ from ._platform cimport dbs_view_is_unshared
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class FlatBuffer:
     """Exports the memory of a buffer as bytes in one dimension, which not every exporter can be cast to."""
 
-    cdef Py_buffer source
+    # A memoryview, and no Py_buffer, which the garbage collector could not see through. Never cleared by it: a view of
+    # this buffer may outlive the clearing.
+    cdef object source
     cdef bint readonly
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.source.buf, self.source.len, self.readonly, flags)
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.source)
+        cdef Py_buffer *memory = PyMemoryView_GET_BUFFER(self.source)
+        PyBuffer_FillInfo(buffer, self, memory.buf, memory.len, self.readonly, flags)
 
 
 cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1:
     """Take the buffer of `data` and check that an access can be made with it.
 
-    `TypeError`: no buffer. `BufferError`: not C-contiguous or, for a read, not writable. `ValueError`: empty, or a
-    released memoryview. Every other outcome leaves `buffer` for the caller to release or to hand to `view_of`.
+    `TypeError`: no buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, not writable.
+    `ValueError`: empty, or a released memoryview. Every other outcome leaves `buffer` for the caller to release or to hand to `view_of`.
     """
     PyObject_GetBuffer(data, buffer, PyBUF_FULL_RO)
     if buffer.len == 0:
@@ -46,14 +47,31 @@ cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1:
     if not PyBuffer_IsContiguous(buffer, b"C"):
         PyBuffer_Release(buffer)
         raise BufferError(f"an access takes a C-contiguous buffer, which this {type(data).__name__} is not")
+    if holds_references(buffer.format):
+        PyBuffer_Release(buffer)
+        raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
     if for_read and buffer.readonly:
         PyBuffer_Release(buffer)
         raise BufferError(f"a read takes a writable buffer, which this {type(data).__name__} is not")
     return 0
 
 
+cdef bint holds_references(const char *format) noexcept:
+    """Return whether a buffer holds pointers that Python follows: format 'O', apart from the names of fields."""
+    cdef bint in_name = False
+    if format == NULL:
+        return False
+    while format[0] != 0:
+        if format[0] == c':':
+            in_name = not in_name
+        elif format[0] == c'O' and not in_name:
+            return True
+        format += 1
+    return False
+
+
 cdef object view_of(object data, bint for_read, Py_buffer *buffer):
-    """Return the flat memoryview of `data` that a device is given, and release `buffer` or let the view keep it."""
+    """Return the flat memoryview of `data` that a device is given, and release `buffer`."""
     cdef FlatBuffer flat
     if type(data) is bytearray if for_read else type(data) is bytes:
         PyBuffer_Release(buffer)
@@ -68,8 +86,9 @@ cdef object view_of(object data, bint for_read, Py_buffer *buffer):
         PyBuffer_Release(buffer)
         return data
     flat = FlatBuffer.__new__(FlatBuffer)
-    flat.source = buffer[0]
+    flat.source = PyMemoryView_FromObject(data)
     flat.readonly = not for_read
+    PyBuffer_Release(buffer)
     return PyMemoryView_FromObject(flat)
 
 

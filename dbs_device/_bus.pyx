@@ -15,7 +15,7 @@ from ._dispatch cimport DBS_DEVICE_ABI_VERSION
 from ._owner cimport TablesOwner, current_tables
 from ._tables cimport MMIO, PIO, IoTables, new_entry
 from ._transaction cimport Transaction, begin_transaction, new_entries
-from ._view cimport new_bus
+from ._view cimport mapped_ranges, new_bus
 
 import copyreg
 import functools
@@ -23,12 +23,29 @@ import operator
 import weakref
 from types import MethodType
 
-from ._address_map import mapped_ranges, render_map, same_map, trapped_ranges
+from ._address_map import render_map, same_map, trapped_ranges
 from .errors import format_count
 
 __all__ = ["ABI_VERSION", "IoManager"]
 
 ABI_VERSION = DBS_DEVICE_ABI_VERSION
+
+
+cdef tuple all_ranges(IoManager manager):
+    """Return the ranges of both buses at one moment, as MappedRange."""
+    cdef IoTables tables = current_tables(manager)
+    return mapped_ranges(list(tables.mmio.entries + tables.pio.entries))
+
+
+cdef int set_attributes(object instance, object state) except -1:
+    """Give a duplicate what `object.__getstate__` has returned: the __dict__, and the slots if there are any."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        instance.__dict__.update(attributes)
+    if slots:
+        for name, value in slots.items():
+            setattr(instance, name, value)
+    return 0
 
 
 cdef class IoManager(TablesOwner):
@@ -462,9 +479,7 @@ cdef class IoManager(TablesOwner):
         cdef IoTables tables = current_tables(self)
         cdef IoManager copy = type(self).__new__(type(self))
         copy.swap(tables.pio, tables.mmio, tables)
-        attributes = getattr(self, "__dict__", None)
-        if attributes:
-            copy.__dict__.update(attributes)
+        set_attributes(copy, object.__getstate__(self))
         return copy
 
     # -- views
@@ -513,10 +528,10 @@ cdef class IoManager(TablesOwner):
         str
             Lines without a newline at the end. `print(manager)` shows the same.
         """
-        return render_map(self)
+        return render_map(all_ranges(self))
 
     def __str__(self):
-        return render_map(self)
+        return self.map()
 
     def __repr__(self):
         cdef IoTables tables = current_tables(self)
@@ -529,7 +544,7 @@ cdef class IoManager(TablesOwner):
     def __eq__(self, other):
         if not isinstance(other, IoManager):
             return NotImplemented
-        return self is other or same_map(self, other)
+        return self is other or same_map(all_ranges(self), all_ranges(other))
 
     __hash__ = None
 
@@ -538,7 +553,7 @@ cdef class IoManager(TablesOwner):
 
     def __reduce__(self):
         options = {"open_bus": self.open_bus, "straddle": self.straddle, "byteorder": self.byteorder}
-        state = (options, mapped_ranges(self), getattr(self, "__dict__", None))
+        state = (options, all_ranges(self), object.__getstate__(self))
         return copyreg.__newobj__, (type(self),), state
 
     def __setstate__(self, state):
@@ -549,5 +564,4 @@ cdef class IoManager(TablesOwner):
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
-        if attributes:
-            self.__dict__.update(attributes)
+        set_attributes(self, attributes)

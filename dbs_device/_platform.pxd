@@ -75,8 +75,9 @@ cdef extern from * nogil:
     }
 
     /* Whether nobody else can reach the memory of a memoryview to which one reference is held, and one to its exporter:
-       no other view of its managed buffer (slices and casts are such), no buffer taken from it, and no reference to
-       the exporter but the held one and the managed buffer's. A view that was released is of no more use.
+       no other view of its managed buffer (slices and casts are such), no buffer taken from it, no weak reference, and
+       no reference to the exporter but the held one and the managed buffer's. A view that was released is of no more
+       use, nor is one that was hashed, which keeps the hash of the bytes it had then.
        Free threading has no cheap way to tell, so there the answer is no. */
     static inline int dbs_view_is_unshared(PyObject *view) {
     #ifdef Py_GIL_DISABLED
@@ -84,7 +85,7 @@ cdef extern from * nogil:
         return 0;
     #else
         PyMemoryViewObject *self = (PyMemoryViewObject *)view;
-        return Py_REFCNT(view) == 1 && self->exports == 0 && !(self->flags & _Py_MEMORYVIEW_RELEASED) &&
+        return Py_REFCNT(view) == 1 && self->exports == 0 && self->weakreflist == NULL && self->hash == -1 && !(self->flags & _Py_MEMORYVIEW_RELEASED) &&
                self->mbuf->exports == 1 && Py_REFCNT(self->mbuf) == 1 && Py_REFCNT(self->mbuf->master.obj) == 2;
     #endif
     }

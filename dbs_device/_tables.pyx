@@ -82,7 +82,8 @@ cdef RangeEntry new_entry(Space space, uint64_t base, uint64_t last, object devi
     entry.device = device
     if isinstance(device, NativeDevice) and is_served_natively(<NativeDevice>device):
         entry.native = <NativeDevice>device
-    if type(device) is Mutex:
+    # A Mutex that is being unpickled has no device yet, if the two know each other. It then serves as any other device.
+    if type(device) is Mutex and hasattr(device, "_device"):
         target = device._device
         entry.acquire = device._lock.acquire
         entry.release = device._lock.release

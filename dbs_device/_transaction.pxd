@@ -16,6 +16,8 @@ cdef class Transaction:
 
     cdef int check_open(self) except -1
     cdef int finish(self) except -1
+    cdef void forget_changes(self) noexcept
+    cdef int let_others_in(self) except -1
     cdef TableChanges changes(self, Space space)
     cdef int add_entries(self, list entries) except -1
     cdef int remove_ranges(self, list ranges) except -1

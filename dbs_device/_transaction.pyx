@@ -7,10 +7,11 @@ from ._access cimport address_of, bus_name, space_of
 from ._changes cimport TableChanges, changes_of
 from ._owner cimport TablesOwner, current_tables
 from ._tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Space, check_device, new_entry
+from ._view cimport mapped_ranges
 
 import weakref
 
-from ._address_map import MappedRange, trapped_ranges
+from ._address_map import trapped_ranges
 from .errors import DeviceOverlapError, NoDeviceError, TransactionError
 
 __all__ = ["Transaction"]
@@ -90,8 +91,18 @@ cdef class Transaction:
         return 0
 
     cdef int finish(self) except -1:
-        """Let others in. Done by the thread that began it, or by the end of that thread or of the transaction."""
+        """Drop the changes. Done by the thread that began it, or by the end of that thread or of the transaction."""
         self._open = False
+        self.let_others_in()
+        self.forget_changes()
+        return 0
+
+    cdef void forget_changes(self) noexcept:
+        """Keep no device alive for the sake of a transaction that is finished."""
+        self._pio = None
+        self._mmio = None
+
+    cdef int let_others_in(self) except -1:
         self._owner._writer = 0
         self._owner._writer_lock.release()
         return 0
@@ -120,12 +131,12 @@ cdef class Transaction:
     cdef int remove_ranges(self, list ranges) except -1:
         """Remove the entries of all ranges (is PIO, base, last) or of none."""
         cdef RangeEntry entry
-        cdef list entries = []
+        cdef set entries = set()
         for is_pio, base, last in ranges:
             entry = self.changes(PIO if is_pio else MMIO).exactly(base, last)
             if entry is None or entry in entries:
                 raise NoDeviceError("PIO" if is_pio else "MMIO", base, last - base + 1, exact=True)
-            entries.append(entry)
+            entries.add(entry)
         for entry in entries:
             self.changes(entry.space).remove(entry)
         return 0
@@ -150,7 +161,9 @@ cdef class Transaction:
             The transaction is finished, or belongs to another thread.
         """
         self.check_open()
-        self.add_entries(new_entries(device, resources))
+        entries = new_entries(device, resources)
+        self.check_open()  # again: the resources may be a generator, which can have finished the transaction
+        self.add_entries(entries)
 
     def unregister_device_io(self, resources):
         """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.
@@ -170,7 +183,9 @@ cdef class Transaction:
             The transaction is finished, or belongs to another thread.
         """
         self.check_open()
-        self.remove_ranges(trapped_ranges(resources))
+        ranges = trapped_ranges(resources)
+        self.check_open()
+        self.remove_ranges(ranges)
 
     def find(self, bus, addr):
         """Return the device that will own an address when the transaction is committed. O(log(ranges)).
@@ -198,17 +213,21 @@ cdef class Transaction:
         cdef IoTables tables
         cdef RangeTable pio, mmio
         self.check_open()
+        self._open = False  # now: the garbage collector may run a finalizer that uses this transaction
         try:
             tables = current_tables(self._owner)
             pio = self._pio.build()
             mmio = self._mmio.build()
-            if pio is tables.pio and mmio is tables.mmio:
-                return
-            self._owner.swap(pio, mmio, tables)
+            is_change = pio is not tables.pio or mmio is not tables.mmio
+            if is_change:
+                self._owner.swap(pio, mmio, tables)
         finally:
-            self.finish()
-        if self._owner._callbacks:
-            notify(self._owner, self)
+            self.let_others_in()
+        try:
+            if is_change and self._owner._callbacks:
+                notify(self._owner, self)
+        finally:
+            self.forget_changes()
 
     def cancel(self):
         """Drop all changes, and let other writers in."""
@@ -228,20 +247,14 @@ cdef class Transaction:
             self.cancel()
 
 
-cdef tuple mapped(list mmio_entries, list pio_entries):
-    cdef RangeEntry entry
-    return tuple([
-        MappedRange(bus_name(entry.space), entry.base, entry.last, entry.device)
-        for entry in mmio_entries + pio_entries
-    ])
-
-
 cdef int notify(TablesOwner owner, Transaction transaction) except -1:
     """Tell all callbacks what a transaction has changed."""
     cdef list errors = []
-    added = mapped(transaction._mmio.added_entries(), transaction._pio.added_entries())
-    removed = mapped(transaction._mmio.removed_entries(), transaction._pio.removed_entries())
+    added = mapped_ranges(transaction._mmio.added_entries() + transaction._pio.added_entries())
+    removed = mapped_ranges(transaction._mmio.removed_entries() + transaction._pio.removed_entries())
     for token, reference in list(owner._callbacks.items()):
+        if token not in owner._callbacks:
+            continue  # unsubscribed by one of those before it
         callback = reference()
         if callback is None:
             owner._callbacks.pop(token, None)

@@ -13,4 +13,5 @@ cdef class Bus:
     cdef RangeTable table(self)
 
 
+cdef tuple mapped_ranges(list entries)
 cdef Bus new_bus(TablesOwner owner, Space space)

@@ -8,9 +8,19 @@ from ._batch cimport find_ranges
 from ._owner cimport TablesOwner, current_tables
 from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, address_object, find_range
 
+from ._address_map import MappedRange
 from .errors import NoDeviceError, format_count
 
 __all__ = ["Bus"]
+
+
+cdef tuple mapped_ranges(list entries):
+    cdef RangeEntry entry
+    return tuple([MappedRange(bus_name(entry.space), entry.base, entry.last, entry.device) for entry in entries])
+
+
+cdef object not_made_by_a_manager():
+    return TypeError("a Bus is made by IoManager.mmio_bus and IoManager.pio_bus")
 
 
 cdef Bus new_bus(TablesOwner owner, Space space):
@@ -28,10 +38,13 @@ cdef class Bus:
     """
 
     def __init__(self):
-        raise TypeError("a Bus is made by IoManager.mmio_bus and IoManager.pio_bus")
+        raise not_made_by_a_manager()
 
     cdef RangeTable table(self):
-        cdef IoTables tables = current_tables(self._owner)
+        cdef IoTables tables
+        if self._owner is None:  # made by Bus.__new__
+            raise not_made_by_a_manager()
+        tables = current_tables(self._owner)
         return tables.pio if self._space == PIO else tables.mmio
 
     def find(self, addr):
@@ -101,12 +114,12 @@ cdef class Bus:
     @property
     def bases(self):
         """numpy.ndarray : first address of each range, ascending. uint64, shape (len,), read-only, not copied."""
-        return self.table().bases
+        return self.table().bases.view()
 
     @property
     def lasts(self):
         """numpy.ndarray : last address of each range, inclusive. uint64, shape (len,), read-only, not copied."""
-        return self.table().lasts
+        return self.table().lasts.view()
 
     @property
     def devices(self):
