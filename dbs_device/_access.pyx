@@ -24,8 +24,8 @@ from ._tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Ranges, Slot,
 
 import operator
 
+from ._records import MAX_ADDRESS, MAX_PORT
 from .errors import NoDeviceError, format_count
-from .resources import MAX_ADDRESS, MAX_PORT
 
 
 cdef extern from "Python.h":

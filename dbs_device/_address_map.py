@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._records import MAX_ADDRESS, MAX_PORT
 from .errors import InvalidRangeError, describe_device, format_count, format_range
-from .resources import MAX_ADDRESS, MAX_PORT, MmioAddressRange, PioAddressRange, Resource
+from .resources import MmioAddressRange, PioAddressRange, Resource
 
 if TYPE_CHECKING:
     from .device import DeviceIo

@@ -38,7 +38,8 @@ cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1:
     """Take the buffer of `data` and check that an access can be made with it.
 
     `TypeError`: no buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, not writable.
-    `ValueError`: empty, or a released memoryview. Every other outcome leaves `buffer` for the caller to release or to hand to `view_of`.
+    `ValueError`: empty, or a released memoryview. Every other outcome leaves `buffer` for the caller to release or to
+    hand to `view_of`.
     """
     PyObject_GetBuffer(data, buffer, PyBUF_FULL_RO)
     if buffer.len == 0:

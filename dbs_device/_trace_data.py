@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ._records import MAX_ADDRESS, MAX_PORT
 from .device import Mutex
 from .errors import InvalidRangeError, format_count, format_range
-from .resources import MAX_ADDRESS, MAX_PORT
 
 if TYPE_CHECKING:
     from ._bus import IoManager

@@ -20,18 +20,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
 from ._pool import RangePool
+from ._records import MAX_ADDRESS, MAX_PORT, PAGE_SIZE
 from .errors import InvalidRangeError, InvalidResourceRangeError, NoAvailableResourceError
-from .resources import (
-    MAX_ADDRESS,
-    MAX_PORT,
-    PAGE_SIZE,
-    DeviceResources,
-    LegacyIrq,
-    MacAddress,
-    MsiIrqType,
-    Resource,
-    ResourceConstraint,
-)
+from .resources import DeviceResources, LegacyIrq, MacAddress, MsiIrqType, Resource, ResourceConstraint
 
 __all__ = ["ResourceManager"]
 

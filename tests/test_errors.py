@@ -11,12 +11,15 @@ from dbs_device import errors
 from dbs_device.errors import (
     DeviceModelError,
     DeviceOverlapError,
+    DuplicateDeviceError,
+    GuestMemoryError,
     InvalidRangeError,
     InvalidResourceRangeError,
     NoAvailableResourceError,
     NoDeviceError,
     ResourceError,
     TransactionError,
+    UnknownDeviceError,
     describe_device,
     format_count,
     format_range,
@@ -43,6 +46,11 @@ EXAMPLES = {
     DeviceOverlapError("PIO", 0x3F8, 0x3FF, "new", 0x3FC, 0x403, "old"): (
         "PIO range 0x3f8..0x3ff of 'new' overlaps 0x3fc..0x403 of 'old'"
     ),
+    GuestMemoryError(0x1800, 0x180F, "timer", 0x1000, 0x1FFF): (
+        "MMIO range 0x1800..0x180f of 'timer' needs a page of 0x1000..0x1fff, which the guest has mapped already"
+    ),
+    DuplicateDeviceError("console", "uart"): "the name 'console' belongs to 'uart'",
+    UnknownDeviceError("disk"): "no device is named 'disk'",
     InvalidRangeError("size 0x0 is empty"): "size 0x0 is empty",
     TransactionError("finished"): "finished",
     NoAvailableResourceError(ResourceConstraint.new_pio(8), "nothing"): (

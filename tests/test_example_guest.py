@@ -1,0 +1,123 @@
+"""The live guest runs, says what it finds, and is what its source assembles to."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GUEST = ROOT / "examples" / "guest"
+
+CONSOLE = """\
+guest | Hello. I am a guest: 32-bit x86 code, and every device I touch is Python.
+guest | RTC:     it is 2024-02-29 12:34:56
+guest | Timer:   10000 ticks ... done after 16 polls.
+guest | Screen:  drawing 64 x 16 cells ... done.
+guest | Sound:   port 0x220 reads 0xFF, so there is no card.
+guest | Slot:    empty. I wait for a card ...
+ host | plugs a card in at 0xe0000000, while the guest runs
+guest | Slot:    a card! It is at 0xE0000000 and calls itself CRC1.
+guest | Card:    the CRC-32 of 123456789 is 0xCBF43926.
+guest | Bye. I switch the power off.
+ host | stops the CPU
+"""
+
+
+def run(*options: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "examples.guest", *options],
+        cwd=ROOT,
+        env={**inherited, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **environment},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def output() -> str:
+    return run()
+
+
+def row_of(output: str, heading: str, name: str) -> list[str]:
+    """Return the cells of a row of a table."""
+    _, _, table = output.partition(heading)
+    rows = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
+    return next(row for row in rows if name in row)
+
+
+def test_the_console_tells_what_the_guest_finds(output: str) -> None:
+    assert output.startswith(CONSOLE)
+
+
+def test_every_run_is_the_same(output: str) -> None:
+    assert run() == output
+
+
+def test_the_picture_is_what_the_source_of_the_guest_has(output: str) -> None:
+    source = (GUEST / "guest.asm").read_text(encoding="ascii")
+    rows = re.findall(r'^ +db +"([.#:]{64})"$', source, re.MULTILINE)
+    assert len(rows) == 16
+    assert re.findall(r"[.#:]{64}", output) == rows
+
+
+def test_a_terminal_gets_the_picture_in_colour() -> None:
+    coloured = run(FORCE_COLOR="1", TERM="xterm-256color", COLORTERM="", NO_COLOR="")
+    assert coloured.count("\N{UPPER HALF BLOCK}") == 64 * 16 // 2
+    assert "38;5;196" in coloured
+
+
+def test_the_map_has_the_card_that_was_plugged_in(output: str) -> None:
+    assert row_of(output, "Address map", "CrcCard") == [
+        "MMIO",
+        "0xe0000000..0xe000000b",
+        "CrcCard",
+        "CRC-32 engine, plugged in late",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "reads", "writes"),
+    [
+        ("Timer", 16, 1),
+        ("Screen", 0, 64 * 16),
+        ("CmosClock", 2 + 7, 2 + 7),
+        ("HotplugSlot", 3 + 1, 0),
+        ("CrcCard", 2, len("123456789")),
+        ("PowerSwitch", 0, 1),
+        ("(nobody)", 1, 0),
+    ],
+)
+def test_accesses_are_counted_by_device(output: str, device: str, reads: int, writes: int) -> None:
+    assert row_of(output, "Accesses by device", device)[:3] == [device, str(reads), str(writes)]
+
+
+def test_each_character_is_polled_for_and_sent(output: str) -> None:
+    sent = sum(len(line.removeprefix("guest | ")) + 1 for line in CONSOLE.splitlines() if line.startswith("guest"))
+    # Two polls a character: the second finds the transmitter empty. Nothing was on its way before the first character.
+    assert row_of(output, "Accesses by device", "SerialPort")[:3] == ["SerialPort", str(2 * sent - 1), str(sent)]
+
+
+def test_the_clock_may_be_the_real_one() -> None:
+    before = datetime.now().replace(microsecond=0)
+    told = re.search(r"RTC: +it is (.+)", run("--now"))
+    assert told is not None
+    assert before <= datetime.fromisoformat(told[1]) <= before + timedelta(minutes=2)
+
+
+@pytest.mark.skipif(shutil.which("nasm") is None, reason="nasm is not installed")
+def test_the_program_is_what_its_source_assembles_to(tmp_path: Path) -> None:
+    assembled = tmp_path / "guest.bin"
+    subprocess.run(["nasm", "-f", "bin", "-o", assembled, GUEST / "guest.asm"], check=True, timeout=60)
+    assert assembled.read_bytes() == (GUEST / "guest.bin").read_bytes()
