@@ -3,15 +3,14 @@
 The look-up is done before anything is touched, and a read finds its memory zeroed.
 """
 
-from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_Check
-from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ._buffers cimport Scratch, lend, open_buffer, take_back, view_of
+from ._buffers cimport Scratch, flat_view_of, lend, open_view, take_back
 from ._platform cimport (
     DBS_BYTES,
     DBS_FLAT_VIEW,
@@ -168,83 +167,76 @@ cdef int call_write(RangeEntry entry, uint64_t address, object view) except -1:
 cdef struct Memory:
     uint8_t *start
     size_t size
-    int kind  # DBS_OTHER: held through `buffer`
-    Py_buffer buffer
+    int kind
 
 
-cdef inline int open_memory(object data, bint for_read, Memory *memory) except -1:
-    """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if it cannot be one."""
+cdef inline object open_memory(object data, bint for_read, Memory *memory):
+    """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if it cannot be one.
+
+    Returns what keeps it where it is: a memoryview, or None for one of the usual buffers, which is safe only as long as
+    no Python code runs.
+    """
+    cdef object view
     memory.kind = dbs_usual_memory(data, for_read, &memory.start, &memory.size)
-    if memory.kind == DBS_OTHER:
-        open_buffer(data, for_read, &memory.buffer)
-        memory.start = <uint8_t *>memory.buffer.buf
-        memory.size = memory.buffer.len
-    return 0
+    if memory.kind != DBS_OTHER:
+        return None
+    view = open_view(data, for_read)
+    memory.start = <uint8_t *>PyMemoryView_GET_BUFFER(view).buf
+    memory.size = PyMemoryView_GET_BUFFER(view).len
+    return view
 
 
-cdef inline void close_memory(Memory *memory) noexcept:
-    if memory.kind == DBS_OTHER:
-        PyBuffer_Release(&memory.buffer)
-
-
-cdef inline object view_of_memory(object data, bint for_read, Memory *memory):
-    """Return the view that a device is given, and close `memory`."""
-    if memory.kind == DBS_FLAT_VIEW:
+cdef inline object view_for_device(object data, object view, bint for_read, int kind):
+    if kind == DBS_FLAT_VIEW:
         return data
-    if memory.kind == DBS_BYTES:
+    if kind == DBS_BYTES:
         return PyMemoryView_FromObject(data)
-    return view_of(data, for_read, &memory.buffer)
+    return flat_view_of(data, view, for_read)
 
 
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Read into a writable buffer."""
     cdef Memory memory
+    cdef object view = open_memory(data, True, &memory)
     cdef const Slot *slot
     cdef object target
     cdef size_t index
     cdef uint64_t base
-    open_memory(data, True, &memory)
     if not find_access(tables, ranges, address, memory.size, &index):
         if tables.open_bus >= 0:
             memset(memory.start, tables.open_bus, memory.size)
-        close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
     clear(memory.start, memory.size)
     slot = &ranges.slots[index]
     target = <object>slot.target  # held, since the device may unregister itself
     if slot.read == NULL:
-        return call_read(<RangeEntry>target, address, view_of_memory(data, True, &memory))
-    if memory.kind != DBS_OTHER:
-        open_buffer(data, True, &memory.buffer)  # held, since the device may run Python code
-    try:
-        base = ranges.bases[index]
-        return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
-    finally:
-        PyBuffer_Release(&memory.buffer)
+        view = view_for_device(data, view, True, memory.kind)  # and no other: the device may release it
+        return call_read(<RangeEntry>target, address, view)
+    if view is None:
+        view = PyMemoryView_FromObject(data)  # held, since the device may run Python code
+    base = ranges.bases[index]
+    return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
 
 
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Write from a buffer."""
     cdef Memory memory
+    cdef object view = open_memory(data, False, &memory)
     cdef const Slot *slot
     cdef object target
     cdef size_t index
     cdef uint64_t base
-    open_memory(data, False, &memory)
     if not find_access(tables, ranges, address, memory.size, &index):
-        close_memory(&memory)
         return refuse_unless_open(tables, ranges, address, memory.size)
     slot = &ranges.slots[index]
     target = <object>slot.target
     if slot.write == NULL:
-        return call_write(<RangeEntry>target, address, view_of_memory(data, False, &memory))
-    if memory.kind != DBS_OTHER:
-        open_buffer(data, False, &memory.buffer)
-    try:
-        base = ranges.bases[index]
-        return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
-    finally:
-        PyBuffer_Release(&memory.buffer)
+        view = view_for_device(data, view, False, memory.kind)  # and no other: the device may release it
+        return call_write(<RangeEntry>target, address, view)
+    if view is None:
+        view = PyMemoryView_FromObject(data)
+    base = ranges.bases[index]
+    return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
 
 
 # ----------------------------------------------------------------------------- integers

@@ -2,10 +2,11 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint8_t, uint64_t
 
 from ._access cimport refuse_unless_open, value_of
-from ._buffers cimport open_buffer
+from ._buffers cimport open_view
 from ._dispatch cimport c_mmio_load, c_mmio_store, c_pio_read, c_pio_write
 from ._owner cimport TablesOwner, current_tables
 from ._platform cimport dbs_generation_load
@@ -133,21 +134,18 @@ cdef class Batch:
             PyBuffer_Release(&source)
 
     cdef int run_string(self, uint64_t port, object data, bint is_store) except -1:
-        cdef Py_buffer buffer
-        open_buffer(data, not is_store, &buffer)
-        try:
-            if buffer.len % <Py_ssize_t>self.size != 0:
-                raise ValueError(
-                    f"string I/O of {format_count(self.size, 'byte')} at a time takes a multiple of that, "
-                    f"not {buffer.len:#x}"
-                )
-            self.count = buffer.len // <Py_ssize_t>self.size
-            self.addresses = &port
-            self.string = <uint8_t *>buffer.buf
-            self.is_store = is_store
-            return self.run()
-        finally:
-            PyBuffer_Release(&buffer)
+        cdef object view = open_view(data, not is_store)
+        cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
+        if buffer.len % <Py_ssize_t>self.size != 0:
+            raise ValueError(
+                f"string I/O of {format_count(self.size, 'byte')} at a time takes a multiple of that, "
+                f"not {buffer.len:#x}"
+            )
+        self.count = buffer.len // <Py_ssize_t>self.size
+        self.addresses = &port
+        self.string = <uint8_t *>buffer.buf
+        self.is_store = is_store
+        return self.run()
 
     cdef int run(self) except -1:
         """Make all accesses. What the devices do to the map in between is followed."""

@@ -1,10 +1,9 @@
 cimport cython
-from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t
 
 
-cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1
-cdef object view_of(object data, bint for_read, Py_buffer *buffer)
+cdef object open_view(object data, bint for_read)
+cdef object flat_view_of(object data, object view, bint for_read)
 
 
 @cython.final

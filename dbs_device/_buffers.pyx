@@ -1,13 +1,7 @@
 """The memory of an access as a device sees it: a flat memoryview of the caller's buffer, or of memory lent to it."""
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_FULL_RO,
-    PyBuffer_FillInfo,
-    PyBuffer_IsContiguous,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_IsContiguous, PyObject_CheckBuffer
 from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -34,29 +28,6 @@ cdef class FlatBuffer:
         PyBuffer_FillInfo(buffer, self, memory.buf, memory.len, self.readonly, flags)
 
 
-cdef int open_buffer(object data, bint for_read, Py_buffer *buffer) except -1:
-    """Take the buffer of `data` and check that an access can be made with it.
-
-    `TypeError`: no buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, not writable.
-    `ValueError`: empty, or a released memoryview. Every other outcome leaves `buffer` for the caller to release or to
-    hand to `view_of`.
-    """
-    PyObject_GetBuffer(data, buffer, PyBUF_FULL_RO)
-    if buffer.len == 0:
-        PyBuffer_Release(buffer)
-        raise ValueError("an access takes a buffer of at least 1 byte")
-    if not PyBuffer_IsContiguous(buffer, b"C"):
-        PyBuffer_Release(buffer)
-        raise BufferError(f"an access takes a C-contiguous buffer, which this {type(data).__name__} is not")
-    if holds_references(buffer.format):
-        PyBuffer_Release(buffer)
-        raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
-    if for_read and buffer.readonly:
-        PyBuffer_Release(buffer)
-        raise BufferError(f"a read takes a writable buffer, which this {type(data).__name__} is not")
-    return 0
-
-
 cdef bint holds_references(const char *format) noexcept:
     """Return whether a buffer holds pointers that Python follows: format 'O', apart from the names of fields."""
     cdef bint in_name = False
@@ -71,25 +42,38 @@ cdef bint holds_references(const char *format) noexcept:
     return False
 
 
-cdef object view_of(object data, bint for_read, Py_buffer *buffer):
-    """Return the flat memoryview of `data` that a device is given, and release `buffer`."""
+cdef object open_view(object data, bint for_read):
+    """Return a memoryview of `data`, with whose memory an access can be made.
+
+    `TypeError`: no buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, not writable.
+    `ValueError`: empty, or a released memoryview.
+    """
+    cdef object view
+    cdef Py_buffer *buffer
+    if not PyObject_CheckBuffer(data):
+        raise TypeError(f"a bytes-like object is required, not '{type(data).__name__}'")
+    view = PyMemoryView_FromObject(data)
+    buffer = PyMemoryView_GET_BUFFER(view)
+    if buffer.len == 0:
+        raise ValueError("an access takes a buffer of at least 1 byte")
+    if not PyBuffer_IsContiguous(buffer, b"C"):
+        raise BufferError(f"an access takes a C-contiguous buffer, which this {type(data).__name__} is not")
+    if holds_references(buffer.format):
+        raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
+    if for_read and buffer.readonly:
+        raise BufferError(f"a read takes a writable buffer, which this {type(data).__name__} is not")
+    return view
+
+
+cdef object flat_view_of(object data, object view, bint for_read):
+    """Return the flat memoryview that a device is given for `data`, of which `open_view` has returned `view`."""
+    cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
     cdef FlatBuffer flat
-    if type(data) is bytearray if for_read else type(data) is bytes:
-        PyBuffer_Release(buffer)
-        return PyMemoryView_FromObject(data)
-    if (
-        PyMemoryView_Check(data)
-        and buffer.ndim == 1
-        and buffer.format[0] == c'B'
-        and buffer.format[1] == 0
-        and buffer.readonly != for_read
-    ):
-        PyBuffer_Release(buffer)
-        return data
+    if buffer.ndim == 1 and buffer.format[0] == c'B' and buffer.format[1] == 0 and buffer.readonly != for_read:
+        return data if PyMemoryView_Check(data) else view
     flat = FlatBuffer.__new__(FlatBuffer)
-    flat.source = PyMemoryView_FromObject(data)
+    flat.source = view
     flat.readonly = not for_read
-    PyBuffer_Release(buffer)
     return PyMemoryView_FromObject(flat)
 
 
@@ -121,8 +105,11 @@ cdef Scratch lend(size_t size, bint for_read):
         spares[for_read][size] = NULL
         scratch = <Scratch>spare
         Py_DECREF(scratch)  # the spare's reference; `scratch` holds one
-        memset(scratch.memory, 0, sizeof(scratch.memory))
-        return scratch
+        # Asked again: the garbage collector's list of objects shows spares to whoever looks there.
+        if dbs_view_is_unshared(<PyObject *>scratch.view):
+            memset(scratch.memory, 0, sizeof(scratch.memory))
+            return scratch
+        scratch.view = None
     scratch = Scratch.__new__(Scratch)
     scratch.size = size
     scratch.for_read = for_read

@@ -92,8 +92,8 @@ cdef class IoManager(TablesOwner):
     """
 
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little"):
-        cdef IoTables tables = current_tables(self)
         cdef IoTables options = IoTables.__new__(IoTables)
+        cdef IoTables tables
         options.open_bus = -1
         if open_bus is not None:
             open_bus = operator.index(open_bus)
@@ -106,6 +106,8 @@ cdef class IoManager(TablesOwner):
         if byteorder not in ("little", "big"):
             raise ValueError(f"byteorder takes \"little\" or \"big\", not {byteorder!r}")
         options.big_endian = byteorder == "big"
+        # Nothing runs between these two that could change the map.
+        tables = current_tables(self)
         self.swap(tables.pio, tables.mmio, options)
 
     # -- accesses
@@ -553,7 +555,7 @@ cdef class IoManager(TablesOwner):
 
     def __reduce__(self):
         options = {"open_bus": self.open_bus, "straddle": self.straddle, "byteorder": self.byteorder}
-        state = (options, all_ranges(self), object.__getstate__(self))
+        state = (options, all_ranges(self), self.__getstate__())
         return copyreg.__newobj__, (type(self),), state
 
     def __setstate__(self, state):

@@ -11,6 +11,8 @@ from libc.string cimport memcpy
 
 from ._tables cimport RangeEntry, RangeTable, Slot, empty_table, last_base_at_or_below, new_table, slot_of
 
+from random import getrandbits
+
 
 cdef extern from "Python.h":
     PyObject **PySequence_Fast_ITEMS(object tuple_or_list) noexcept
@@ -29,8 +31,8 @@ cdef class TableChanges:
         self.removed = set()
         self.added = [None]
         self.node_count = 1
-        # Any odd number would do: priorities need no secret, only independence from the addresses.
-        self.random_state = 0x9E3779B9
+        # Not the same each time: a guest that chooses its addresses must not be able to make the tree a list.
+        self.random_state = getrandbits(32) | 1
 
     def __dealloc__(self):
         PyMem_Free(self.nodes)

@@ -183,6 +183,6 @@ def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def assert_unlocked(manager: IoManager) -> None:
-    """Check that this thread and another can change the manager."""
+    """Check that another thread and this one can change the manager."""
+    on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it is waited for only so long
     manager.begin_tx().cancel()
-    on_another_thread(lambda: manager.begin_tx().cancel())

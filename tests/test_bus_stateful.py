@@ -373,4 +373,4 @@ class BusAgainstTheModel(RuleBasedStateMachine):
 
 
 TestBusAgainstTheModel = BusAgainstTheModel.TestCase
-TestBusAgainstTheModel.settings = settings(max_examples=150, stateful_step_count=40)
+TestBusAgainstTheModel.settings = settings(max_examples=100, stateful_step_count=40)

@@ -348,7 +348,8 @@ ON_THE_CLASS = {
     "static method": staticmethod,
     "class method": lambda note: classmethod(lambda cls, base, offset, data: note(base, offset, data)),
     "property": lambda note: property(lambda self: note),
-    "callable object": lambda note: functools.partial(note),
+    # In a static method, which is what a partial on a class has been so far, and will not be by itself.
+    "callable object": lambda note: staticmethod(functools.partial(note)),
 }
 ON_THE_INSTANCE = {
     "function": lambda note: note,

@@ -116,6 +116,14 @@ def test_a_block_may_finish_its_transaction_itself(finish, error):
     assert_unlocked(manager)
 
 
+def test_a_transaction_knows_its_manager():
+    manager = IoManager()
+    transaction = manager.begin_tx()
+    assert transaction.manager is manager
+    transaction.cancel()
+    assert transaction.manager is manager
+
+
 def test_a_transaction_without_changes_changes_nothing():
     manager = map_both(Recorder())
     before = manager.tables()

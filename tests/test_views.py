@@ -116,7 +116,7 @@ def test_find_many_takes_any_number_of_addresses(count, ranges):
     owned = (addresses % 0x20 < 0x10) & (addresses // 0x20 < ranges)
     found = manager.mmio_bus.find_many(addresses)
     assert found.dtype == np.intp
-    assert found.tolist() == np.where(owned, addresses // 0x20, -1).astype(int).tolist()
+    assert found.tolist() == np.where(owned, (addresses // 0x20).astype(np.intp), -1).tolist()
 
 
 @pytest.mark.parametrize(
