@@ -90,7 +90,8 @@ def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> l
     for _, base, last, device in ranges:
         if previous_last is not None and base > previous_last + 1:
             rows.append((format_range(previous_last + 1, base - 1), format_size(base - previous_last - 1), "-"))
-        rows.append((format_range(base, last), format_size(last - base + 1), " ".join(describe_device(device).splitlines())))
+        name = " ".join(describe_device(device).splitlines())
+        rows.append((format_range(base, last), format_size(last - base + 1), name))
         previous_last = last
     return rows
 

@@ -4,6 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
 
 from ._access cimport refuse_unless_open, value_of
 from ._buffers cimport open_view
@@ -173,13 +174,17 @@ cdef class Batch:
         """Make accesses until all are done, the tables are no longer current (0), or nobody answers one (1)."""
         cdef int result
         cdef uint8_t *piece
+        cdef uint8_t before[8]
         while self.done < self.count and dbs_generation_load(&self.owner._generation) == tables.generation:
             if self.string != NULL:
                 piece = self.string + self.done * <Py_ssize_t>self.size
                 if self.is_store:
                     result = c_pio_write(tables, self.address(), piece, self.size)
                 else:
+                    memcpy(before, piece, self.size)
                     result = c_pio_read(tables, self.address(), piece, self.size)
+                    if result == 1 and tables.open_bus < 0:
+                        memcpy(piece, before, self.size)  # a rejected access leaves the buffer as it was
             elif self.is_store:
                 result = c_mmio_store(tables, self.address(), self.size, self.values[self.done])
             else:

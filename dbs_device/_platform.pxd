@@ -86,7 +86,8 @@ cdef extern from * nogil:
     #else
         PyMemoryViewObject *self = (PyMemoryViewObject *)view;
         return Py_REFCNT(view) == 1 && self->exports == 0 && self->weakreflist == NULL && self->hash == -1 &&
-               !(self->flags & _Py_MEMORYVIEW_RELEASED) && self->mbuf->exports == 1 && Py_REFCNT(self->mbuf) == 1 && Py_REFCNT(self->mbuf->master.obj) == 2;
+               !(self->flags & _Py_MEMORYVIEW_RELEASED) && self->mbuf->exports == 1 && Py_REFCNT(self->mbuf) == 1 &&
+               Py_REFCNT(self->mbuf->master.obj) == 2;
     #endif
     }
     /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access:

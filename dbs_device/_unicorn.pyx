@@ -60,7 +60,14 @@ cdef class GuestBus(TablesOwner):
     cdef bint is_recording
 
     def __init__(
-        self, uintptr_t uc_address, uintptr_t stop_address, bint big_endian, uint64_t page_size, follow, record, unmapped
+        self,
+        uintptr_t uc_address,
+        uintptr_t stop_address,
+        bint big_endian,
+        uint64_t page_size,
+        follow,
+        record,
+        unmapped,
     ):
         self.exceptions = []
         self.big_endian = big_endian
