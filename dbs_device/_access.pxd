@@ -1,13 +1,43 @@
+from cpython.long cimport PyLong_CheckExact
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
-from ._tables cimport PIO, IoTables, RangeEntry, Ranges, Space, find_range
+from ._tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Space, find_range
 
 
 cdef enum:
     NOT_AN_INTEGER = 0xDEAD  # what is returned with an exception; an ordinary number besides
     INTEGER_SIZES = 0b100010110  # bit n: integers of n bytes may be loaded and stored
     PORT_INTEGER_SIZES = 0b10110
+
+
+# ----------------------------------------------------------------------------- arguments
+
+
+cdef uint64_t address_of_any(object value, Space space) except? NOT_AN_INTEGER
+
+
+cdef inline uint64_t uint64_of(object value) except? NOT_AN_INTEGER:
+    return value
+
+
+cdef inline uint64_t uint64_or_exception(object value) noexcept:
+    """Convert an integer; where the result is NOT_AN_INTEGER, an exception may be set.
+
+    A try statement around the conversion would save and restore the thread's exception state on every access, which
+    costs as much as the conversion. Hence it is called as if it raised nothing.
+    """
+    return (<uint64_t (*)(object) noexcept>uint64_of)(value)
+
+
+cdef inline uint64_t address_of(object value, Space space) except? NOT_AN_INTEGER:
+    """Return an address or port; `OverflowError` outside its space, `TypeError` if it is no integer."""
+    cdef uint64_t address
+    if PyLong_CheckExact(value):
+        address = uint64_or_exception(value)
+        if address != NOT_AN_INTEGER and (space == MMIO or address <= 0xFFFF):
+            return address
+    return address_of_any(value, space)
 
 
 # ----------------------------------------------------------------------------- for Python's accesses and those of C
@@ -61,7 +91,6 @@ cdef object wrong_size(object size, Space space)
 # Accesses with Python's arguments and errors: the GIL is held.
 cdef str bus_name(Space space)
 cdef Space space_of(object name) except *
-cdef uint64_t address_of(object value, Space space) except? NOT_AN_INTEGER
 cdef size_t size_of(object value, Space space) except 0
 cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1

@@ -47,28 +47,21 @@ cdef Space space_of(object name) except *:
 # ----------------------------------------------------------------------------- arguments
 
 
-cdef uint64_t uint64_of(object value) except? NOT_AN_INTEGER:
-    return value
-
-
-cdef inline bint try_uint64_of(object value, uint64_t *number) except -1:
-    """Convert an integer, and return whether it is 0..2**64 - 1; `TypeError` if it is no integer.
-
-    A try statement around the conversion would save and restore the thread's exception state on every access, which
-    costs as much as the conversion. Hence it is called as if it raised nothing, and asked for its exception after.
-    """
+cdef bint try_uint64_of(object value, uint64_t *number) except -1:
+    """Convert an integer, and return whether it is 0..2**64 - 1; `TypeError` if it is no integer."""
     if not PyLong_Check(value):
         value = operator.index(value)  # the conversion would truncate a float
-    number[0] = (<uint64_t (*)(object) noexcept>uint64_of)(value)
+    number[0] = uint64_or_exception(value)
     if number[0] == NOT_AN_INTEGER and PyErr_Occurred() != NULL:
         PyErr_Clear()
         return False
     return True
 
 
-cdef uint64_t address_of(object value, Space space) except? NOT_AN_INTEGER:
+cdef uint64_t address_of_any(object value, Space space) except? NOT_AN_INTEGER:
     """Return an address or port; `OverflowError` outside its space, `TypeError` if it is no integer."""
     cdef uint64_t address
+    PyErr_Clear()  # what `address_of` may have left
     if not try_uint64_of(value, &address) or (space == PIO and address > 0xFFFF):
         raise outside_space(value, space)
     return address

@@ -149,11 +149,20 @@ cdef RangeTable new_table(Space space, size_t count, bytes bases, bytes lasts, b
     return table
 
 
-cdef RangeTable empty_table(Space space):
+cdef RangeTable make_empty_table(Space space):
     cdef Slot nothing = Slot(0, NULL, NULL, NULL)  # so that a look-up need not ask whether there is a first range
     return new_table(
         space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), (<char *>&nothing)[:sizeof(Slot)], ()
     )
+
+
+cdef RangeTable empty_pio_table = make_empty_table(PIO)
+cdef RangeTable empty_mmio_table = make_empty_table(MMIO)
+
+
+cdef RangeTable empty_table(Space space):
+    """Return the table without ranges, which all managers share."""
+    return empty_pio_table if space == PIO else empty_mmio_table
 
 
 @cython.final

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from ._access cimport address_of, bus_name
 from ._batch cimport find_ranges
 from ._owner cimport TablesOwner, current_tables
-from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, address_object, find_range
+from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Slot, Space, address_object, find_range
 
 from ._address_map import MappedRange
 from .errors import NoDeviceError, format_count
@@ -61,10 +61,12 @@ cdef class Bus:
             The owner.
         """
         cdef RangeTable table = self.table()
+        cdef const Slot *slot
         cdef size_t index
-        if find_range(&table.ranges, address_of(addr, self._space), &index):
-            return (<RangeEntry>table.entries[index]).device
-        return None
+        if not find_range(&table.ranges, address_of(addr, self._space), &index):
+            return None
+        slot = &table.ranges.slots[index]
+        return (<RangeEntry>slot.target).device if slot.read == NULL else <object>slot.target
 
     def resolve(self, addr):
         """Return what an access to an address (or port) would go to. O(log(ranges)).
