@@ -3,10 +3,11 @@
 import ctypes
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 
-from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, callback_addresses
+from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, callback_addresses, get_include
 
 U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
 SIGNATURES = {
@@ -154,3 +155,7 @@ def test_a_native_device_does_nothing_by_default():
     assert C["mmio_load"](handle.address, 0x1000, 8) == 0
     assert C["pio_in"](handle.address, 0x40, 4) == 0
     assert handle.take_exception() is None
+
+
+def test_the_header_lies_where_get_include_says():
+    assert "dbs_device_api" in (Path(get_include()) / "dbs_device.h").read_text()
