@@ -54,5 +54,5 @@ wheel: $(VENV)/.ready ## build dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist bench-report *.egg-info dbs_device/*.so dbs_device/*.html
+	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info dbs_device/*.so dbs_device/*.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 The look-up is done before anything is touched, and a read finds its memory zeroed.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_Check
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
@@ -187,6 +188,34 @@ cdef inline object view_for_device(object data, object view, bint for_read, int 
     return flat_view_of(data, view, for_read)
 
 
+# Apart from the path of a Python device, whose frame would be larger for them.
+
+cdef int read_native(
+    const Slot *slot, object target, uint64_t base, uint64_t address, object data, object view, Memory *memory
+) except -1:
+    cdef Py_buffer held
+    if view is not None:
+        return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
+    PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)  # held, since the device may run Python code
+    try:
+        return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
+    finally:
+        PyBuffer_Release(&held)
+
+
+cdef int write_native(
+    const Slot *slot, object target, uint64_t base, uint64_t address, object data, object view, Memory *memory
+) except -1:
+    cdef Py_buffer held
+    if view is not None:
+        return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
+    PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
+    try:
+        return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
+    finally:
+        PyBuffer_Release(&held)
+
+
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Read into a writable buffer."""
     cdef Memory memory
@@ -194,7 +223,6 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     cdef const Slot *slot
     cdef object target
     cdef size_t index
-    cdef uint64_t base
     if not find_access(tables, ranges, address, memory.size, &index):
         if tables.open_bus >= 0:
             memset(memory.start, tables.open_bus, memory.size)
@@ -205,10 +233,7 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     if slot.read == NULL:
         view = view_for_device(data, view, True, memory.kind)  # and no other: the device may release it
         return call_read(<RangeEntry>target, address, view)
-    if view is None:
-        view = PyMemoryView_FromObject(data)  # held, since the device may run Python code
-    base = ranges.bases[index]
-    return slot.read(<PyObject *>target, base, address - base, memory.start, memory.size)
+    return read_native(slot, target, ranges.bases[index], address, data, view, &memory)
 
 
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
@@ -218,7 +243,6 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     cdef const Slot *slot
     cdef object target
     cdef size_t index
-    cdef uint64_t base
     if not find_access(tables, ranges, address, memory.size, &index):
         return refuse_unless_open(tables, ranges, address, memory.size)
     slot = &ranges.slots[index]
@@ -226,10 +250,7 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     if slot.write == NULL:
         view = view_for_device(data, view, False, memory.kind)  # and no other: the device may release it
         return call_write(<RangeEntry>target, address, view)
-    if view is None:
-        view = PyMemoryView_FromObject(data)
-    base = ranges.bases[index]
-    return slot.write(<PyObject *>target, base, address - base, memory.start, memory.size)
+    return write_native(slot, target, ranges.bases[index], address, data, view, &memory)
 
 
 # ----------------------------------------------------------------------------- integers
