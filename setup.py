@@ -8,6 +8,8 @@ from setuptools import Extension, setup
 
 # Line tracing for coverage of the .pyx files: see "Coverage" in docs/development.md.
 TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
+# `make annotate`: pages that show what Cython made of each line.
+ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
 
 MODULES = [
     "_access",
@@ -46,7 +48,8 @@ setup(
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
-        annotate=os.environ.get("DBS_DEVICE_ANNOTATE") == "1",
+        annotate=ANNOTATE,
+        force=ANNOTATE,  # an up-to-date C file would not be written again, nor its page
         compiler_directives={
             "language_level": 3,
             # Plain C functions as methods: a quarter of the cost of a small call.

@@ -76,10 +76,11 @@ _RecordT = TypeVar("_RecordT", bound=type[Record])
 def variant_of(family: type[Record], name: str | None = None) -> Callable[[_RecordT], _RecordT]:
     """Make a class reachable as an attribute of its family, as a Rust enum's variant is: `Resource.LegacyIrq`."""
 
-    def place(variant: _RecordT) -> _RecordT:
+    def place_in_family(variant: _RecordT) -> _RecordT:
+        """Rename the class, and set it as the family's attribute."""
         variant.__name__ = name or variant.__name__
         variant.__qualname__ = f"{family.__name__}.{variant.__name__}"
         setattr(family, variant.__name__, variant)
         return variant
 
-    return place
+    return place_in_family

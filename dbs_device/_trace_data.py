@@ -336,6 +336,7 @@ def _access_of(row: Any) -> Access:
 
 
 def format_accesses(count: int) -> str:
+    """Return a number of accesses with its unit; `format_count` knows only plurals in "s"."""
     return f"{count} access" if count == 1 else f"{count} accesses"
 
 
