@@ -1,14 +1,57 @@
-"""Addresses and sizes of the two I/O spaces: memory-mapped (MMIO, 64 bit) and port-mapped (PIO, 16 bit).
+"""The two I/O spaces, memory-mapped (MMIO, 64 bit) and port-mapped (PIO, 16 bit), with their addresses and sizes.
 
-They are integers with a checked width. Arithmetic on them gives plain integers, which do not wrap.
+Addresses and sizes are integers with a checked width. Arithmetic on them gives plain integers, which do not wrap.
 """
 
 from __future__ import annotations
 
 import operator
+from enum import IntEnum
 from typing import ClassVar, Self, SupportsIndex
 
-__all__ = ["IoAddress", "IoSize", "PioAddress", "PioSize"]
+__all__ = ["IoAddress", "IoSize", "PioAddress", "PioSize", "Space"]
+
+
+class Space(IntEnum):
+    """An I/O space. Functions that take a space also take its name, "MMIO" or "PIO".
+
+    Examples
+    --------
+    >>> Space("PIO")
+    <Space.PIO: 0>
+    >>> print(Space.MMIO, hex(Space.MMIO.last_address), Space.PIO.integer_sizes)
+    MMIO 0xffffffffffffffff (1, 2, 4)
+    >>> Space("DMA")
+    Traceback (most recent call last):
+    ValueError: a space is "MMIO" or "PIO", not 'DMA'
+    """
+
+    PIO = 0
+    MMIO = 1
+
+    @property
+    def last_address(self) -> int:
+        """The highest address (or port) of the space."""
+        return 0xFFFF if self is Space.PIO else 0xFFFF_FFFF_FFFF_FFFF
+
+    @property
+    def integer_sizes(self) -> tuple[int, ...]:
+        """The sizes, in bytes, of integers that can be loaded and stored."""
+        return (1, 2, 4) if self is Space.PIO else (1, 2, 4, 8)
+
+    @property
+    def unit(self) -> str:
+        """What an address counts: "port" or "byte"."""
+        return "port" if self is Space.PIO else "byte"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Space:
+        if isinstance(value, str) and value in cls.__members__:
+            return cls[value]
+        raise ValueError(f'a space is "MMIO" or "PIO", not {value!r}')
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class _FixedWidthInt(int):
