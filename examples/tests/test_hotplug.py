@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from examples.tests.running import output_of
 
 
 @pytest.fixture(scope="module")
 def output() -> str:
-    result = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "examples" / "hotplug.py")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout
+    return output_of("examples/hotplug.py")
 
 
 def step(output: str, number: int) -> str:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbs_device import IoManager
 from examples.pc.devices.ata import AtaDisk, IdeChannel
+from examples.pc.tests.pc_helpers import on_bus
 
 SECTORS = 2048
 CHS = 0xA0
@@ -25,8 +25,7 @@ class Ide:
         image = b"".join(struct.pack("<128I", *range(128 * sector, 128 * sector + 128)) for sector in range(SECTORS))
         self.disk = disk or AtaDisk(bytearray(image), "A DISK", "1234", "0.1")
         self.channel = IdeChannel(self._set_irq, None if empty else self.disk)
-        self.bus = IoManager()
-        self.bus.register_device_io(self.channel, self.channel.get_trapped_io_resources())
+        self.bus = on_bus(self.channel)
 
     def _set_irq(self, level: bool) -> None:
         self.edges += level and not self.irq

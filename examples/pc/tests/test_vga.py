@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbs_device import IoManager
 from examples.pc.clock import CountedClock
 from examples.pc.devices.vga import Vga
+from examples.pc.tests.pc_helpers import on_bus
 
 WINDOW = 0xA0000
 TEXT = 0xB8000
@@ -23,8 +23,7 @@ class Display:
     def __init__(self) -> None:
         self.clock = CountedClock(step=0)
         self.device = Vga(self.clock)
-        self.bus = IoManager()
-        self.bus.register_device_io(self.device, self.device.get_trapped_io_resources())
+        self.bus = on_bus(self.device)
 
     def sequencer(self, index: int, value: int) -> None:
         self.bus.pio_out(0x3C4, 2, value << 8 | index)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +15,18 @@ import pytest
 pytest.importorskip("unicorn", reason="the CPU of the example PC is the package unicorn")
 pytest.importorskip("rich", reason="the summary of the example PC is printed with the package rich")
 
-from unicorn import UcError
-from unicorn.x86_const import UC_X86_REG_AX, UC_X86_REG_SP
 
 from dbs_device import IoManager
 from dbs_device.trace import Trace, TraceRecorder
 from dbs_device.unicorn import attach
 from examples.pc.__main__ import main
 from examples.pc.clock import WallClock
-from examples.pc.cpu import Connect, Processor, UnsupportedInterruptError, connect_by_callbacks
+from examples.pc.cpu import Connect, UnsupportedInterruptError, connect_by_callbacks
 from examples.pc.devices.ata import AtaDisk
 from examples.pc.machine import BOOT_SECTOR, DEBIAN_ROM, DEBIAN_VGABIOS, Machine, open_disk
 from examples.pc.terminal import PlainText
+from examples.tests.running import output_of
 
-ROOT = Path(__file__).parents[1]
 LINE = "Hello from a boot sector: this disk, screen and power switch are Python."
 BANNER = "SeaBIOS (version "
 GUEST_SECONDS = 60  # of the guest's own time, after which a boot has failed
@@ -252,48 +248,6 @@ class TestGuests:
         assert image.read_bytes() == content
 
 
-class TestProcessor:
-    """The processor alone, with a page of memory at the reset vector."""
-
-    @staticmethod
-    def processor(code: str, manager: IoManager) -> Processor:
-        processor = Processor(manager, attach)
-        processor.map_memory(0xFF000, 0x1000, bytes(0xFF0) + bytes.fromhex(code))
-        return processor
-
-    def test_memory_that_is_not_there_reads_as_all_ones_and_takes_writes(self) -> None:
-        processor = self.processor(
-            "a1 00 50  c6 06 00 50 00  f4", IoManager()
-        )  # mov ax, [0x5000]; mov byte [0x5000], 0
-        processor.execute(100)
-        assert processor.uc.reg_read(UC_X86_REG_AX) == 0xFFFF
-        assert (processor.halted, processor.next_instruction) == (True, 0xFFFF9)
-
-    def test_code_that_is_not_there_is_an_error(self) -> None:
-        with pytest.raises(UcError, match=r"UC_ERR_FETCH_UNMAPPED"):
-            self.processor("ea 00 00 00 20", IoManager()).execute(100)  # jmp 0x2000:0
-
-    def test_stops_after_the_count_and_goes_on(self) -> None:
-        processor = self.processor("40 40 40 f4", IoManager())  # inc ax
-        processor.execute(2)
-        assert (processor.uc.reg_read(UC_X86_REG_AX), processor.halted) == (2, False)
-        processor.execute(2)
-        assert (processor.uc.reg_read(UC_X86_REG_AX), processor.halted) == (3, True)
-
-    def test_interrupt_pushes_where_it_was_and_goes_through_the_vector_table(self) -> None:
-        processor = self.processor("fb f4", IoManager())  # sti; hlt
-        processor.map_memory(0, 0x1000, bytes(4 * 8) + bytes.fromhex("3412 00f0"))
-        processor.uc.reg_write(UC_X86_REG_SP, 0x800)
-        processor.execute(1)
-        assert (processor.in_sti_shadow, processor.interrupts_enabled) == (True, True)
-        processor.execute(1)
-        processor.interrupt(8)
-        assert (processor.next_instruction, processor.interrupts_enabled) == (0xF1234, False)
-        frame = struct.unpack("<HHH", processor.uc.mem_read(0x7FA, 6))
-        assert (frame[0], frame[1], frame[2] & 0x200) == (0xFFF2, 0xF000, 0x200)
-        assert processor.uc.reg_read(UC_X86_REG_SP) == 0x7FA
-
-
 def test_boot_sector_is_what_its_source_says(tmp_path: Path) -> None:
     if shutil.which("nasm") is None:
         pytest.skip("the assembler nasm is not installed")
@@ -312,16 +266,7 @@ def test_rom_that_does_not_fit(size: int) -> None:
 @needs_firmware
 class TestCommand:
     def test_shows_the_console_and_a_summary(self) -> None:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "examples.pc"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (result.returncode, result.stderr) == (0, "")
-        banner, booting, line, *summary = result.stdout.splitlines()
+        banner, booting, line, *summary = output_of("-m", "examples.pc").splitlines()
         assert banner.startswith(BANNER)
         assert (booting, line) == ("Booting from Hard Disk...", LINE)
         assert any("FwCfg(0x510..0x511)" in row for row in summary)
@@ -357,20 +302,3 @@ def test_command_with_a_rom_or_a_disk_that_does_not_fit(tmp_path: Path, capsys: 
     assert capsys.readouterr().err.startswith("a ROM of 0x10 bytes does not fit: ")
     assert main(["--rom", str(small), "--vgabios", str(small), "--disk", str(empty)]) == 2
     assert capsys.readouterr().err == "cannot mmap an empty file\n"
-
-
-@pytest.mark.parametrize(
-    ("sent", "shown"),
-    [
-        (b"plain\r\ntext", "plain\ntext"),
-        (b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSea", "Sea"),
-        (b"\x1b[1;31mred\x1b[m", "red"),
-        (b"a\x07\x80b", "ab"),
-    ],
-)
-def test_terminal_leaves_out_what_moves_and_colours(sent: bytes, shown: str) -> None:
-    stream = io.StringIO()
-    console = PlainText(stream)
-    for byte in sent:
-        console.put(byte)
-    assert stream.getvalue() == shown

@@ -18,7 +18,7 @@ from examples.pc.board import Board
 from examples.pc.clock import CountedClock
 from examples.pc.devices.ata import SECTOR_SIZE, AtaDisk
 
-TRACE = Path(__file__).parent / "data" / "seabios_uc_trace.npz"
+TRACE = Path(__file__).parents[3] / "tests" / "data" / "seabios_uc_trace.npz"
 
 # What the recorded machine consisted of. Its clock stood at half past a second when the recording began.
 MODEL = "PYDEV ATA DISK"

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dbs_device.trace import Trace
+from examples.tests.running import ROOT, output_of, run_example
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "replay_uboot.py"
+EXAMPLE = "examples/replay_uboot.py"
 UBOOT = ROOT / "tests" / "data" / "uboot_x86_trace.npz"
 COM1_READS, COM1_WRITES = 3356, 2923
 
 WITHOUT_RICH = f"""
 import runpy, sys
 sys.modules["rich"] = sys.modules["rich.console"] = None
-runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
+runpy.run_path({EXAMPLE!r}, run_name="__main__")
 """
 
 # Puts a trace in which one answer of the serial port is another in the place of the real one.
@@ -30,33 +27,20 @@ import pathlib, runpy, sys
 from dbs_device.trace import Trace
 load = Trace.load.__func__
 Trace.load = classmethod(lambda cls, path: load(cls, pathlib.Path(sys.argv[1])))
-runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
+runpy.run_path({EXAMPLE!r}, run_name="__main__")
 """
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module", params=["rich", "plain"])
 def output(request: pytest.FixtureRequest) -> str:
     if request.param == "rich":
         pytest.importorskip("rich", reason="rich is optional, and not installed here")
-        result = run(str(EXAMPLE))
-        assert "┃" in result.stdout
+        output = output_of(EXAMPLE, COLUMNS="120")
+        assert "┃" in output
     else:
-        result = run("-c", WITHOUT_RICH)
-        assert "┃" not in result.stdout
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout
+        output = output_of("-c", WITHOUT_RICH, COLUMNS="120")
+        assert "┃" not in output
+    return output
 
 
 def cells(output: str) -> dict[str, list[str]]:
@@ -104,7 +88,7 @@ def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
     (line_status,) = np.nonzero((trace.accesses["addr"] == 0x3FD) & (trace.accesses["write"] == 0))
     trace.accesses["value"][line_status[5]] = 0x20
     trace.save(tmp_path / "other.npz")
-    result = run("-c", WITH_ANOTHER_TRACE, str(tmp_path / "other.npz"))
+    result = run_example("-c", WITH_ANOTHER_TRACE, str(tmp_path / "other.npz"), COLUMNS="120")
     assert (result.returncode, result.stderr) == (1, "")
     assert (
         f"1 difference; the first is access {line_status[5]}: the read of 1 byte at PIO 0x3fd gave 0x60, not 0x20."

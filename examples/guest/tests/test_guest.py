@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-GUEST = ROOT / "examples" / "guest"
+from examples.tests.running import output_of
+
+GUEST = Path(__file__).parents[1]
 
 CONSOLE = """\
 guest | Hello. I am a guest: 32-bit x86 code, and every device I touch is Python.
@@ -31,18 +30,7 @@ guest | Bye. I switch the power off.
 
 
 def run(*options: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "examples.guest", *options],
-        cwd=ROOT,
-        env={**inherited, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **environment},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout
+    return output_of("-m", "examples.guest", *options, **environment)
 
 
 @pytest.fixture(scope="module")

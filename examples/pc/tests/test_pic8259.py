@@ -1,4 +1,4 @@
-"""Interrupt controllers of the example PC: the 8259A pair, ELCR, local APIC and I/O APIC, against their datasheets."""
+"""The 8259A pair of the example PC and its ELCR, against their datasheets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbs_device import IoManager
-from examples.pc.devices.io_apic import IoApic
-from examples.pc.devices.local_apic import LocalApic
 from examples.pc.devices.pic8259 import Elcr, PicPair
+from examples.pc.tests.pc_helpers import on_bus
 
 EOI = 0x20
 
@@ -19,9 +17,7 @@ class Pics:
 
     def __init__(self) -> None:
         self.pair = PicPair()
-        self.bus = IoManager()
-        for device in (self.pair.master, self.pair.slave, Elcr(self.pair)):
-            self.bus.register_device_io(device, device.get_trapped_io_resources())
+        self.bus = on_bus(self.pair.master, self.pair.slave, Elcr(self.pair))
         for port, vectors, cascade in ((0x20, 0x08, 0x04), (0xA0, 0x70, 0x02)):
             self.bus.pio_out(port, 1, 0x11)
             for word in (vectors, cascade, 0x01):
@@ -240,45 +236,3 @@ def test_interrupts_come_in_order_of_priority(irqs: list[int], mask: int) -> Non
             pics.bus.pio_out(port, 1, EOI)
     priority = [0, 1, *range(8, 16), 3, 4, 5, 6, 7]
     assert taken == [irq for irq in priority if irq in irqs and not mask >> irq & 1]
-
-
-def test_local_apic_after_reset() -> None:
-    bus = IoManager()
-    bus.register_device_io(apic := LocalApic(), apic.get_trapped_io_resources())
-    offsets = (0x20, 0x30, 0x80, 0xE0, 0xF0, 0x320, 0x370, 0x390)
-    assert [bus.mmio_load(0xFEE0_0000 + offset, 4) for offset in offsets] == [
-        0, 0x0005_0014, 0, 0xFFFF_FFFF, 0xFF, 0x0001_0000, 0x0001_0000, 0,
-    ]  # fmt: skip
-
-
-def test_local_apic_keeps_what_can_be_written() -> None:
-    bus = IoManager()
-    bus.register_device_io(apic := LocalApic(), apic.get_trapped_io_resources())
-    bus.mmio_store(0xFEE0_00F0, 4, 0x1FF)
-    bus.mmio_store(0xFEE0_0350, 4, 0x8700)
-    bus.mmio_store(0xFEE0_0300, 4, 0x000C_5610)  # the delivery status, bit 12, is read-only
-    bus.mmio_store(0xFEE0_0030, 4, 0)
-    offsets = (0xF0, 0x350, 0x300, 0x30)
-    assert [bus.mmio_load(0xFEE0_0000 + offset, 4) for offset in offsets] == [0x1FF, 0x8700, 0x000C_4610, 0x0005_0014]
-    assert bus.mmio_load(0xFEE0_0351, 1) == 0x87
-    assert bus.mmio_load(0xFEE0_00E1, 1) == 0xFF
-    assert bus.mmio_load(0xFEE0_0354, 4) == 0  # between two registers
-
-
-def test_io_apic_registers_lie_behind_a_window() -> None:
-    bus = IoManager()
-    bus.register_device_io(apic := IoApic(), apic.get_trapped_io_resources())
-
-    def select(register: int) -> int:
-        bus.mmio_store(0xFEC0_0000, 4, register)
-        assert bus.mmio_load(0xFEC0_0000, 4) == register
-        return 0xFEC0_0010
-
-    assert bus.mmio_load(select(0x01), 4) == 0x0017_0011
-    assert bus.mmio_load(select(0x10), 4) == 0x0001_0000
-    bus.mmio_store(select(0x3E), 4, 0xFFFF_FFFF)
-    assert bus.mmio_load(select(0x3E), 4) == 0x0001_AFFF
-    bus.mmio_store(select(0x3F), 4, 0xFFFF_FFFF)
-    assert bus.mmio_load(select(0x3F), 4) == 0xFF00_0000
-    bus.mmio_store(select(0x00), 4, 0xFFFF_FFFF)
-    assert [bus.mmio_load(select(register), 4) for register in (0x00, 0x02, 0x40)] == [0x0F00_0000, 0x0F00_0000, 0]
