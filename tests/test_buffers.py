@@ -13,14 +13,11 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import ACCESSES, MMIO, SPACES, EveryAccess, map_both
+from helpers import ACCESSES, MMIO, SPACES, EveryAccess, each_access, each_space, map_both
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dbs_device import DeviceIo, IoManager, NativeDevice, NoDeviceError
-
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
 
 
 class Bytearray(bytearray):

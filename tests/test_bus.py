@@ -20,8 +20,10 @@ from helpers import (
     WRITES,
     EveryAccess,
     Recorder,
+    assert_held,
+    each_access,
+    each_space,
     map_both,
-    on_another_thread,
     whole_map,
 )
 from hypothesis import given
@@ -38,8 +40,6 @@ from dbs_device import (
     PioAddress,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
 each_read = pytest.mark.parametrize("access", READS, ids=repr)
 each_write = pytest.mark.parametrize("access", WRITES, ids=repr)
 
@@ -466,7 +466,7 @@ def test_a_mutex_is_held_during_a_handler_and_let_go_however_it_ends(access):
         fails = False
 
         def handle(self, base, offset, data):
-            assert not on_another_thread(lambda: mutex._lock.acquire(blocking=False))
+            waiting.append(assert_held(mutex))
             if self.fails:
                 raise OSError("no medium")
             if not data.readonly:
@@ -474,20 +474,16 @@ def test_a_mutex_is_held_during_a_handler_and_let_go_however_it_ends(access):
 
         read = write = pio_read = pio_write = handle
 
-    def is_free():
-        if not mutex._lock.acquire(blocking=False):
-            return False
-        mutex._lock.release()
-        return True
-
+    waiting = []
     mutex = Mutex(Guarded())
     manager = map_both(mutex)
     assert access(manager, 0x100) == (b"\x77" if access.reads else b"")
-    assert on_another_thread(is_free)
-    mutex._device.fails = True
+    waiting.pop().result()
+    with mutex.lock() as device:
+        device.fails = True
     with pytest.raises(OSError, match="no medium"):
         access(manager, 0x100)
-    assert on_another_thread(is_free)
+    waiting.pop().result()
 
 
 def test_a_mutex_lets_its_own_device_in_again():

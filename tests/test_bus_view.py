@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import MMIO, PIO, SPACES, Recorder, map_both, whole_map
+from helpers import MMIO, PIO, SPACES, Recorder, each_space, map_both, whole_map
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from dbs_device import (
     Resource,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
 ARRAYS = ["bases", "lasts"]
 each_array = pytest.mark.parametrize("name", ARRAYS)
 

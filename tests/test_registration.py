@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from helpers import ACCESSES, MMIO, PIO, SPACES, EveryAccess, Recorder, map_both, whole_map
+from helpers import ACCESSES, MMIO, PIO, EveryAccess, Recorder, each_space, map_both, whole_map
 
 from dbs_device import (
     DeviceIo,
@@ -18,9 +18,6 @@ from dbs_device import (
     NoDeviceError,
     Resource,
 )
-
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-
 
 # ----------------------------------------------------------------------------- what can be registered
 

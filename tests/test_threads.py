@@ -10,16 +10,25 @@ import time
 import weakref
 
 import pytest
-from helpers import ACCESSES, MMIO, PIO, SPACES, EveryAccess, Recorder, Worker, map_both, on_another_thread, ranges_of
+from helpers import (
+    ACCESSES,
+    ENOUGH_TO_GO_WRONG,
+    MMIO,
+    PIO,
+    SPACES,
+    EveryAccess,
+    Recorder,
+    Worker,
+    each_access,
+    map_both,
+    on_another_thread,
+    ranges_of,
+)
 
 from dbs_device import DeviceIo, DeviceIoMut, IoManager, Mutex, NoDeviceError
 
-each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-
 SWAPS = 100_000
 READERS = 3
-ENOUGH_TO_GO_WRONG = 0.05  # seconds that a thread is given to do what it must not do
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ import weakref
 import numpy as np
 import pytest
 from helpers import (
+    ENOUGH_TO_GO_WRONG,
     MMIO,
     PIO,
-    SPACES,
     Recorder,
     Worker,
     assert_unlocked,
+    each_space,
     map_both,
     on_another_thread,
     ranges_of,
@@ -37,12 +38,9 @@ from dbs_device import (
     TransactionError,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-
 FINISHED = r"^the transaction is finished$"
 FOREIGN = r"^the transaction belongs to another thread$"
 NESTED = r"^this thread has a transaction open on this IoManager: make the change in it, or finish it first$"
-ENOUGH_TO_GO_WRONG = 0.05  # seconds that a thread is given to do what it must not do
 
 
 # ----------------------------------------------------------------------------- commit and cancel

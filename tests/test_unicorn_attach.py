@@ -85,6 +85,18 @@ def test_a_page_that_the_guest_has_mapped_makes_it_fail() -> None:
     assert device.calls == []
 
 
+def test_the_range_in_the_way_is_named_and_not_its_neighbour() -> None:
+    manager = IoManager()
+    manager.register_device_io(Recorder("neighbour"), mmio(0xB000, 0x10))
+    manager.register_device_io(culprit := Recorder("culprit"), mmio(0xC800, 0x10))
+    uc = make_uc()
+    uc.mem_map(0xC000, PAGE)
+    with pytest.raises(GuestMemoryError) as caught:
+        attach(uc, manager)
+    assert (caught.value.base, caught.value.last, caught.value.device) == (0xC800, 0xC80F, culprit)
+    assert mapped_beside_ram(uc) == [(0xC000, 0xCFFF)]
+
+
 def test_a_failed_attach_may_be_tried_again() -> None:
     uc = make_uc()
     uc.mem_map(0x8000, PAGE)

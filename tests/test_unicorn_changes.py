@@ -384,6 +384,22 @@ def test_detaching_does_not_mind_a_page_in_the_way() -> None:
     assert guest.mapped == [(DEVICE + PAGE, DEVICE + 2 * PAGE - 1)]
 
 
+def test_a_change_that_is_told_after_the_end_maps_nothing() -> None:
+    """A callback that is under way on another thread may come when the bridge has been detached."""
+
+    class Late(IoManager):
+        def on_change(self, callback):
+            self.callback = callback
+            return super().on_change(callback)
+
+    manager = Late()
+    guest = Guest(manager)
+    guest.bridge.detach()
+    manager.register_device_io(Recorder(), mmio(DEVICE))
+    manager.callback((), ())
+    assert guest.mapped == []
+
+
 def test_memory_that_the_guest_has_given_up_may_become_a_device() -> None:
     guest = Guest()
     guest.uc.mem_map(DEVICE, PAGE)

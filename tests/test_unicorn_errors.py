@@ -232,6 +232,22 @@ def test_it_passes_through_a_nested_run() -> None:
     assert failing.accesses == 1
 
 
+def test_of_several_exceptions_the_first_comes_out_and_the_others_are_forgotten() -> None:
+    """A handler that has made another device fail, by an access of its own to the guest's memory, fails itself."""
+    guest = guest_with(failing := Failing())
+
+    def fail_too() -> None:
+        guest.uc.mem_read(DEVICE, 4)
+        raise DeviceFaultError("second")
+
+    guest.manager.register_device_io(Calls(fail_too), ports(PORT + 0x10))
+    with pytest.raises(DeviceFaultError) as caught:
+        guest.run(port_in(PORT + 0x10))
+    assert caught.value is failing.error
+    assert failing.accesses == 1
+    assert guest.run(set_eax(7)) == 7
+
+
 def test_an_exception_is_let_go_with_what_it_refers_to() -> None:
     """No cycle through the frame of `emu_start` keeps the device's frames alive."""
     of_the_handler: list[weakref.ref[Recorder]] = []
