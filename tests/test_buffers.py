@@ -282,9 +282,9 @@ def test_a_read_refuses_what_is_read_only(space, make):
     buffer = make()
     before = contents(buffer)
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match=r"writable|read-only") as refused:
             space.read(manager, 0x100, buffer)
-        assert str(refused.value) == f"a read takes a writable buffer, which this {type(buffer).__name__} is not"
+        assert type(buffer).__name__ in str(refused.value)
     assert contents(buffer) == before
 
 
@@ -295,11 +295,9 @@ def test_an_access_refuses_what_is_not_contiguous(space, method, make):
     buffer = make()
     before = np.array(buffer).tolist()
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match="contiguous") as refused:
             getattr(space, method)(manager, 0x100, buffer)
-        assert str(refused.value) == (
-            f"an access takes a C-contiguous buffer, which this {type(buffer).__name__} is not"
-        )
+        assert type(buffer).__name__ in str(refused.value)
     assert np.array(buffer).tolist() == before
 
 
@@ -308,7 +306,7 @@ def test_an_access_refuses_what_is_not_contiguous(space, method, make):
 @pytest.mark.parametrize("method", ["read", "write"])
 def test_an_access_refuses_what_is_empty(space, method, make):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(ValueError, match=r"^an access takes a buffer of at least 1 byte$"):
+        with pytest.raises(ValueError, match=r"empty|at least 1 byte"):
             getattr(space, method)(manager, 0x100, make())
 
 
@@ -354,9 +352,8 @@ def test_a_read_refuses_a_buffer_of_references_to_objects(space, dtype):
     buffer = np.empty(2, dtype)
     # Names of fields are no formats: "numpy structured" above has one that begins with O, and is taken.
     for manager in (map_both(Uncalled()), IoManager(open_bus=0), IoManager()):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match=r"\bndarray\b.*\bobjects\b"):
             space.read(manager, 0x100, buffer)
-        assert str(refused.value) == "an access takes plain memory; this ndarray holds references to objects"
 
 
 @each_space

@@ -222,9 +222,8 @@ def test_an_address_outside_its_space_is_an_overflow(access, address):
     device = Recorder()
     manager = IoManager(open_bus=0)
     manager.register_device_io(device, [space.range(0, space.last + 1) for space in SPACES])
-    with pytest.raises(OverflowError) as refused:
+    with pytest.raises(OverflowError, match=rf"^{access.space} address {address:#x} .*0x0\.\.{access.space.last:#x}$"):
         access(manager, address)
-    assert str(refused.value) == f"{access.space} address {address:#x} lies outside 0x0..{access.space.last:#x}"
     assert device.calls == []
 
 
@@ -232,7 +231,7 @@ def test_an_address_outside_its_space_is_an_overflow(access, address):
 @pytest.mark.parametrize("access", [access for access in ACCESSES if access.space is PIO], ids=repr)
 def test_a_port_above_0xffff_is_an_overflow(access, port):
     manager = IoManager(open_bus=0)
-    with pytest.raises(OverflowError, match=rf"^PIO address {port:#x} lies outside 0x0\.\.0xffff$"):
+    with pytest.raises(OverflowError, match=rf"^PIO address {port:#x} .*0x0\.\.0xffff$"):
         access(manager, port)
     with pytest.raises(OverflowError):
         access(manager, np.uint64(port))
@@ -311,17 +310,16 @@ def test_integers_have_the_sizes_of_registers(space, size):
     manager = map_both(device, open_bus=0)
     sizes = "1, 2, 4 or 8" if space is MMIO else "1, 2 or 4"
     for call in (lambda: space.load(manager, 0x100, size), lambda: space.store(manager, 0x100, size, 0)):
-        with pytest.raises(ValueError, match="integers") as refused:
+        with pytest.raises(ValueError, match=rf"\b{sizes}\b.* not ({size}|{size:#x})$"):
             call()
-        assert str(refused.value) == f"{space} integers have {sizes} bytes, not {size:#x}"
     assert device.calls == []
 
 
 def test_a_port_integer_has_no_8_bytes():
     manager = map_both(Recorder())
-    with pytest.raises(ValueError, match=r"^PIO integers have 1, 2 or 4 bytes, not 0x8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
         manager.pio_in(0x100, 8)
-    with pytest.raises(ValueError, match=r"^PIO integers have 1, 2 or 4 bytes, not 0x8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
         manager.pio_out(0x100, 8, 0)
 
 
@@ -345,11 +343,11 @@ def test_a_value_has_to_fit_its_size(space):
 def test_an_integer_by_its_index_alone_has_the_same_limits(space, number):
     manager = map_both(Recorder(), open_bus=0)
     other = WithIndex(number)
-    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} lies outside 0x0"):
+    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} .*0x0\.\.{space.last:#x}$"):
         space.load(manager, other, 1)
-    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} lies outside 0x0"):
+    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} .*0x0\.\.{space.last:#x}$"):
         space.bus(manager).find(other)
-    with pytest.raises(ValueError, match=rf" bytes, not {number:#x}$"):
+    with pytest.raises(ValueError, match=rf" not ({number}|{number:#x})$"):
         space.load(manager, 0, other)
     with pytest.raises(ValueError, match=rf"^value {number:#x} does not fit 1 byte$"):
         space.store(manager, 0, 1, other)
@@ -635,23 +633,22 @@ def test_messages_come_out_for_a_device_whose_repr_fails():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"open_bus": -1}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not -0x1"),
-        ({"open_bus": 0x100}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not 0x100"),
-        ({"open_bus": 2**70}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not 0x400000000000000000"),
+        ({"open_bus": -1}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not -0x1$"),
+        ({"open_bus": 0x100}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not 0x100$"),
+        ({"open_bus": 2**70}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not 0x400000000000000000$"),
         ({"open_bus": 255.0}, TypeError, "'float' object cannot be interpreted as an integer"),
         ({"open_bus": b"\xff"}, TypeError, "'bytes' object cannot be interpreted as an integer"),
-        ({"straddle": "split"}, ValueError, 'straddle takes "reject" or "pass", not \'split\''),
-        ({"straddle": None}, ValueError, 'straddle takes "reject" or "pass", not None'),
-        ({"byteorder": "<"}, ValueError, 'byteorder takes "little" or "big", not \'<\''),
-        ({"byteorder": None}, ValueError, 'byteorder takes "little" or "big", not None'),
+        ({"straddle": "split"}, ValueError, '^straddle .*"reject" or "pass", not \'split\'$'),
+        ({"straddle": None}, ValueError, '^straddle .*"reject" or "pass", not None$'),
+        ({"byteorder": "<"}, ValueError, '^byteorder .*"little" or "big", not \'<\'$'),
+        ({"byteorder": None}, ValueError, '^byteorder .*"little" or "big", not None$'),
         ({"endianness": "big"}, TypeError, "unexpected keyword argument"),
     ],
     ids=str,
 )
 def test_an_option_with_another_value_is_refused(options, error, message):
-    with pytest.raises(error) as refused:
+    with pytest.raises(error, match=message):
         IoManager(**options)
-    assert message in str(refused.value)
 
 
 def test_options_are_given_by_name():

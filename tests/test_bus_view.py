@@ -99,9 +99,8 @@ def test_resolve_gives_what_a_device_is_called_with(space):
 def test_a_look_up_takes_addresses_of_its_space(space, method):
     bus = space.bus(IoManager())
     for outside in (-1, space.last + 1, 2**64, -(2**64)):
-        with pytest.raises(OverflowError) as refused:
+        with pytest.raises(OverflowError, match=rf"^{space} address {outside:#x} .*0x0\.\.{space.last:#x}$"):
             getattr(bus, method)(outside)
-        assert str(refused.value) == f"{space} address {outside:#x} lies outside 0x0..{space.last:#x}"
     for other in (1.0, "1", None):
         with pytest.raises(TypeError, match="integer"):
             getattr(bus, method)(other)
@@ -167,9 +166,8 @@ def test_find_many_leaves_its_argument_alone():
     ids=str,
 )
 def test_find_many_takes_nothing_else(addresses, dtype):
-    with pytest.raises(TypeError) as refused:
+    with pytest.raises(TypeError, match=rf"^addresses .*\bunsigned\b.* {dtype}$"):
         map_both(Recorder()).mmio_bus.find_many(addresses)
-    assert str(refused.value) == f"addresses must be an array of unsigned integers (uint64), not of {dtype}"
 
 
 def test_ports_above_the_space_are_owned_by_nobody_in_find_many():
@@ -310,7 +308,7 @@ def test_what_one_caller_does_to_its_array_object_is_not_seen_by_others(name, di
 
 
 def test_a_view_is_not_made_by_users():
-    with pytest.raises(TypeError, match=r"^a Bus is made by IoManager.mmio_bus and IoManager.pio_bus$"):
+    with pytest.raises(TypeError, match=r"IoManager\.mmio_bus\b.*\bIoManager\.pio_bus\b"):
         Bus()
     with pytest.raises(TypeError):
         type("Mine", (Bus,), {})

@@ -298,34 +298,21 @@ def test_a_name_is_free_again_only_when_the_resources_are() -> None:
 @pytest.mark.parametrize(
     ("name", "device", "message"),
     [
-        (7, SharedCard(), "a device's name is a str, not int"),
-        ("x", object(), "a device must be a DeviceIo, which object is not"),
-        (
-            "x",
-            LockedCard(),
-            "LockedCard is a DeviceIoMut, which is not safe to call from any thread: add Mutex(LockedCard(...))",
-        ),
-        (
-            "x",
-            DeviceIo(),
-            "a managed device has get_resource_constraints() and assign_resources(), which DeviceIo has not",
-        ),
-        (
-            "x",
-            Mutex(DeviceIoMut()),
-            "a managed device has get_resource_constraints() and assign_resources(), which DeviceIoMut has not",
-        ),
+        (7, SharedCard(), r"\bname\b.* not int$"),
+        ("x", object(), r"\bDeviceIo\b.*\bobject\b"),
+        ("x", LockedCard(), r"\bLockedCard\b.*\bDeviceIoMut\b.*\bMutex\(LockedCard\(\.\.\.\)\)"),
+        ("x", DeviceIo(), r"\bget_resource_constraints\(\) and assign_resources\(\).*\bDeviceIo\b"),
+        ("x", Mutex(DeviceIoMut()), r"\bget_resource_constraints\(\) and assign_resources\(\).*\bDeviceIoMut\b"),
     ],
 )
 def test_what_cannot_be_managed_is_refused(machine: Machine, name: Any, device: Any, message: str) -> None:
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(TypeError, match=message):
         machine.devices.add_device(name, device)
-    assert str(caught.value) == message
     assert len(machine.devices) == 0
 
 
 def test_a_device_manager_is_made_with_a_context() -> None:
-    with pytest.raises(TypeError, match=r"^DeviceManager takes an IoManagerContext, such as .*, not IoManager$"):
+    with pytest.raises(TypeError, match=r"\bIoManagerContext\b.* not IoManager$"):
         DeviceManager(IoManager(), ResourceManager())  # type: ignore[arg-type]
 
 

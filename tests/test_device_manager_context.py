@@ -43,7 +43,7 @@ def test_the_abstract_context_has_the_five_operations_of_the_crate() -> None:
 
 
 def test_a_context_is_made_of_an_io_manager() -> None:
-    with pytest.raises(TypeError, match=r"^DeviceManagerContext takes an IoManager, not dict$"):
+    with pytest.raises(TypeError, match=r"\bIoManager\b.* not dict$"):
         DeviceManagerContext({})  # type: ignore[arg-type]
     assert repr(DeviceManagerContext(IoManager())) == "DeviceManagerContext(<IoManager: 0 MMIO ranges, 0 PIO ranges>)"
 
@@ -134,10 +134,10 @@ def test_a_finished_transaction_is_refused(context: DeviceManagerContext, use: C
 def test_a_transaction_of_another_manager_is_refused(context: DeviceManagerContext, use: Callable[..., None]) -> None:
     other = DeviceManagerContext(IoManager())
     ctx = other.begin_tx()
-    with pytest.raises(TransactionError, match=r"^the transaction belongs to another IoManager$"):
+    with pytest.raises(TransactionError, match="another IoManager"):
         use(context, ctx)
     other.cancel_tx(ctx)
-    with pytest.raises(TypeError, match=r"^a transaction is what begin_tx returns, not NoneType$"):
+    with pytest.raises(TypeError, match=r"\bbegin_tx\b.* not NoneType$"):
         use(context, None)
 
 

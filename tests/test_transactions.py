@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -38,9 +39,9 @@ from dbs_device import (
     TransactionError,
 )
 
-FINISHED = r"^the transaction is finished$"
-FOREIGN = r"^the transaction belongs to another thread$"
-NESTED = r"^this thread has a transaction open on this IoManager: make the change in it, or finish it first$"
+FINISHED = "finished"
+FOREIGN = "another thread"
+NESTED = r"\bthis thread\b.*\bopen\b"
 
 
 # ----------------------------------------------------------------------------- commit and cancel
@@ -237,7 +238,7 @@ def test_a_finalizer_that_uses_a_transaction_in_the_middle_of_its_commit_does_no
 
 
 def test_a_transaction_is_not_made_by_users():
-    with pytest.raises(TypeError, match=r"^a Transaction is made by IoManager.begin_tx\(\)$"):
+    with pytest.raises(TypeError, match=r"IoManager\.begin_tx\(\)"):
         Transaction()
     with pytest.raises(TypeError):
         type("Mine", (Transaction,), {})
@@ -262,7 +263,7 @@ def test_a_call_that_fails_leaves_the_transaction_as_it_was_and_going_on():
             transaction.register_device_io(Recorder("second"), [PIO.range(0, 1), PIO.range(0, 0)])
         with pytest.raises(TypeError):
             transaction.register_device_io(object(), [PIO.range(0, 1)])
-        with pytest.raises(NoDeviceError, match=r"^no PIO range 0x0\.\.0x0 is registered$"):
+        with pytest.raises(NoDeviceError, match=r"^no PIO range 0x0\.\.0x0 "):
             transaction.unregister_device_io([MMIO.range(0x300, 0x10), MMIO.range(0x100, 0x100), PIO.range(0, 1)])
         with pytest.raises(NoDeviceError):
             transaction.unregister_device_io([MMIO.range(0x300, 0x10), MMIO.range(0x300, 0x10)])
@@ -293,8 +294,8 @@ def test_find_sees_what_will_be(space):
 @each_space
 def test_find_takes_a_bus_by_name_and_an_address_of_it(space):
     transaction = IoManager().begin_tx()
-    for bus in ("mmio", "ISA", None, 0, space.bus(IoManager())):
-        with pytest.raises(ValueError, match=r'^a bus is "MMIO" or "PIO", not '):
+    for bus in ("mmio", "ISA", None, 2, space.bus(IoManager())):
+        with pytest.raises(ValueError, match=rf'"MMIO" or "PIO", not {re.escape(repr(bus))}$'):
             transaction.find(bus, 0)
     for outside in (-1, space.last + 1):
         with pytest.raises(OverflowError):

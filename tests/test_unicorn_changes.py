@@ -336,7 +336,7 @@ def test_a_page_in_the_way_stops_the_guest(way: Callable[..., int]) -> None:
     intruder = Recorder("intruder")
     with pytest.raises(
         GuestMemoryError,
-        match=r"^MMIO range 0x20800\.\.0x208ff of <intruder> needs a page of 0x20000\.\.0x20fff, which the guest has ",
+        match=r"^MMIO range 0x20800\.\.0x208ff of <intruder> .*0x20000\.\.0x20fff\b",
     ):
         way(
             guest,

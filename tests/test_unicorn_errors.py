@@ -283,7 +283,7 @@ def test_a_value_that_python_cannot_make_of_a_device_is_no_concern_of_the_guest(
 def test_detaching_in_a_handler_is_refused() -> None:
     guest = Guest()
     guest.manager.register_device_io(Calls(lambda: guest.bridge.detach()), ports(PORT))
-    with pytest.raises(DeviceModelError, match="cannot detach while the guest is running"):
+    with pytest.raises(DeviceModelError, match=r"\bdetach\b.*\brunning\b"):
         guest.run(port_in(PORT))
     assert guest.run(set_eax(7)) == 7
 
@@ -291,5 +291,5 @@ def test_detaching_in_a_handler_is_refused() -> None:
 def test_detaching_on_another_thread_while_the_guest_runs_is_refused() -> None:
     guest = Guest()
     guest.manager.register_device_io(Calls(lambda: on_another_thread(guest.bridge.detach)), ports(PORT))
-    with pytest.raises(DeviceModelError, match="cannot detach while the guest is running"):
+    with pytest.raises(DeviceModelError, match=r"\bdetach\b.*\brunning\b"):
         guest.run(port_in(PORT))
