@@ -631,7 +631,8 @@ TestManagerAgainstTheModel = ManagerAgainstTheModel.TestCase
 TestManagerAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=30)
 
 
-def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
+@pytest.mark.parametrize("operations", [5000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_random_operations_leak_nothing(operations: int) -> None:
     manager = ResourceManager()
     before = free_of(manager)
     choose = random.Random(20240601)
@@ -650,7 +651,7 @@ def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
     ]
     live: list[tuple[Callable[[int], None], int]] = []
     refused = 0
-    for _ in range(100_000):
+    for _ in range(operations):
         if live and choose.random() < 0.499:
             position = choose.randrange(len(live))
             live[position], live[-1] = live[-1], live[position]
