@@ -193,7 +193,7 @@ def test_a_write_takes_any_contiguous_buffer_and_shows_it_read_only(space, make)
 
 @each_space
 @cases(WRITABLE)
-def test_the_view_of_a_write_cannot_be_made_writable_through_what_it_lies_over(space, make):
+def test_the_view_of_a_write_cannot_be_made_writable_through_its_exporter(space, make):
     class Prying(EveryAccess):
         def handle(self, data):
             owner = memoryview(data.obj)
@@ -204,7 +204,7 @@ def test_the_view_of_a_write_cannot_be_made_writable_through_what_it_lies_over(s
 
 @pytest.mark.parametrize("make", [WRITABLE["memoryview"], WRITABLE["part of a memoryview"]])
 @each_space
-def test_a_read_hands_on_a_flat_writable_memoryview_as_it_is(space, make):
+def test_a_read_passes_a_flat_writable_memoryview_itself(space, make):
     device = Inspector(answer=FILLING)
     buffer = make()
     space.read(map_both(device), 0x100, buffer)
@@ -216,7 +216,7 @@ def test_a_read_hands_on_a_flat_writable_memoryview_as_it_is(space, make):
     [READ_ONLY[name] for name in ("memoryview of bytes", "part of a memoryview of bytes", "read-only memoryview")],
 )
 @each_space
-def test_a_write_hands_on_a_flat_read_only_memoryview_as_it_is(space, make):
+def test_a_write_passes_a_flat_read_only_memoryview_itself(space, make):
     device = Inspector()
     buffer = make()
     space.write(map_both(device), 0x100, buffer)
@@ -236,7 +236,7 @@ def test_a_single_byte_is_flat_whatever_its_stride(space):
 
 
 @each_space
-def test_a_write_does_not_hand_on_a_writable_memoryview(space):
+def test_a_write_does_not_pass_a_writable_memoryview_itself(space):
     device = Inspector()
     manager = map_both(device)
     memory = bytearray(FILLING)
@@ -249,7 +249,7 @@ def test_a_write_does_not_hand_on_a_writable_memoryview(space):
 
 
 @each_space
-def test_the_view_of_a_bytearray_or_bytes_lies_over_the_object_itself(space):
+def test_the_view_of_a_bytearray_or_bytes_exports_the_object_itself(space):
     device = Inspector(answer=FILLING)
     manager = map_both(device)
     memory = bytearray(16)
@@ -313,7 +313,7 @@ def test_an_access_refuses_what_is_empty(space, method, make):
 @each_space
 @pytest.mark.parametrize("other", NO_BUFFERS, ids=lambda other: type(other).__name__)
 @pytest.mark.parametrize("method", ["read", "write"])
-def test_an_access_refuses_what_is_no_buffer(space, method, other):
+def test_an_access_refuses_objects_without_a_buffer(space, method, other):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
         with pytest.raises(TypeError, match=rf"^a bytes-like object is required, not '{type(other).__name__}'$"):
             getattr(space, method)(manager, 0x100, other)
@@ -358,7 +358,7 @@ def test_a_read_refuses_a_buffer_of_references_to_objects(space, dtype):
 
 @each_space
 @cases(WRITABLE)
-def test_a_read_that_is_rejected_leaves_its_buffer_as_it_was(space, make):
+def test_a_read_that_is_rejected_leaves_its_buffer_unchanged(space, make):
     manager = map_both(Uncalled(), 0x100, 4)
     buffer = make()
     before = contents(buffer)

@@ -87,7 +87,7 @@ def test_base_and_offset_are_addresses_at_every_offset(access, offset):
     assert len({id(base) for _, base, _, _ in device.calls}) == 1
 
 
-def test_offsets_that_share_a_place_in_the_memo_are_told_apart():
+def test_offsets_that_share_a_slot_of_the_cache_are_distinguished():
     device = Recorder()
     manager = IoManager()
     manager.register_device_io(device, [MMIO.range(0, 2**64)])
@@ -133,7 +133,7 @@ def test_an_access_of_any_size_that_fits_its_range(access, size):
 
 
 @each_access
-def test_an_access_that_nobody_owns_says_where_and_how_wide(access):
+def test_the_error_of_an_unowned_access_has_its_address_and_size(access):
     manager = map_both(Recorder())
     for size, text in ((1, "1 byte"), (4, "4 bytes")):
         with pytest.raises(NoDeviceError) as refused:
@@ -194,7 +194,7 @@ def test_the_end_of_the_space_can_be_passed_too(access):
 
 
 @each_access
-def test_an_open_bus_answers_for_everybody_who_does_not(access):
+def test_an_open_bus_answers_where_no_device_does(access):
     device = Recorder()
     manager = map_both(device, open_bus=0xE7)
     for address in (0x80, 0xFE, 0x1FE, 0x200, access.space.last):
@@ -241,7 +241,7 @@ def test_a_port_above_0xffff_is_an_overflow(access, port):
 @pytest.mark.parametrize(
     "address", [256.0, np.float64(256), Fraction(256), 256j, "256", b"\0", None, [256], np.array([256, 257]), object()]
 )
-def test_an_address_that_is_no_integer_is_a_type_error(access, address):
+def test_an_address_that_is_not_an_integer_is_a_type_error(access, address):
     manager = IoManager(open_bus=0)
     with pytest.raises(TypeError, match=r"integer"):
         access(manager, address)
@@ -260,7 +260,7 @@ def test_every_kind_of_integer_is_an_address(access, address):
 
 
 @each_access
-def test_a_bool_is_the_integer_that_it_is(access):
+def test_a_bool_is_an_integer(access):
     device = Recorder()
     manager = map_both(device, 0, 2)
     access(manager, True)
@@ -273,7 +273,7 @@ class FailingIndex:
         raise KeyError("no index")
 
 
-def test_an_exception_of_an_index_comes_out():
+def test_an_exception_in_index_comes_out():
     manager = IoManager(open_bus=0)
     for call in (
         lambda: manager.mmio_read(FailingIndex(), bytearray(1)),
@@ -315,7 +315,7 @@ def test_integers_have_the_sizes_of_registers(space, size):
     assert device.calls == []
 
 
-def test_a_port_integer_has_no_8_bytes():
+def test_a_port_integer_cannot_have_8_bytes():
     manager = map_both(Recorder())
     with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
         manager.pio_in(0x100, 8)
@@ -324,7 +324,7 @@ def test_a_port_integer_has_no_8_bytes():
 
 
 @each_space
-def test_a_value_has_to_fit_its_size(space):
+def test_a_value_must_fit_its_size(space):
     device = Recorder()
     manager = map_both(device, open_bus=0)
     for size in space.sizes:
@@ -379,7 +379,7 @@ def test_every_kind_of_integer_is_a_value(space):
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
 @given(data=st.data())
-def test_integers_are_made_of_bytes_in_the_byte_order_of_the_manager(byteorder, data):
+def test_integers_have_the_byte_order_of_the_manager(byteorder, data):
     space = data.draw(st.sampled_from(SPACES))
     size = data.draw(st.sampled_from(space.sizes))
     answer = data.draw(st.binary(min_size=size, max_size=size))
@@ -459,7 +459,7 @@ def test_an_exception_in_a_device_comes_out_unchanged(access, error):
 
 
 @each_access
-def test_a_mutex_is_held_during_a_handler_and_let_go_however_it_ends(access):
+def test_a_mutex_is_held_during_a_handler_and_released_even_if_it_raises(access):
     class Guarded(DeviceIoMut):
         fails = False
 
@@ -542,7 +542,7 @@ def test_a_device_may_make_accesses_itself_included(access):
     assert device.level == 0
 
 
-def test_recursion_without_end_is_an_error_and_no_crash():
+def test_endless_recursion_is_an_error_not_a_crash():
     class Endless(DeviceIo):
         def read(self, base, offset, data):
             manager.mmio_load(0x100, 1)

@@ -170,7 +170,7 @@ def test_find_many_takes_nothing_else(addresses, dtype):
         map_both(Recorder()).mmio_bus.find_many(addresses)
 
 
-def test_ports_above_the_space_are_owned_by_nobody_in_find_many():
+def test_ports_above_the_space_are_unowned_in_find_many():
     manager = map_both(Recorder(), 0, 0x10000)
     found = manager.pio_bus.find_many(np.array([0xFFFF, 0x10000, 2**64 - 1], np.uint64))
     assert found.tolist() == [0, -1, -1]
@@ -376,7 +376,7 @@ def test_managers_are_compared_range_by_range():
     assert managers[0] != managers[1]
 
 
-def test_a_manager_equals_itself_and_nothing_of_another_kind():
+def test_a_manager_equals_itself_and_no_object_of_another_type():
     manager = map_both(DeviceIo())
     assert manager == manager
     assert manager != 5
@@ -445,7 +445,7 @@ def test_callbacks_and_open_transactions_stay_with_the_original():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda manager: pickle.loads(pickle.dumps(manager))])
-def test_a_deep_copy_has_devices_of_its_own_shared_as_they_were(duplicate):
+def test_a_deep_copy_has_devices_of_its_own_shared_in_the_same_way(duplicate):
     device = Recorder(answer=b"\x21")
     manager = map_both(device)
     manager.register_device_io(Recorder("other"), [MMIO.range(0x300, 1)])

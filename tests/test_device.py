@@ -108,7 +108,7 @@ def test_a_device_may_do_without_a_dict_and_be_referred_to_weakly(base):
     assert weakref.ref(device)() is device
 
 
-def test_the_two_kinds_of_device_are_told_apart():
+def test_the_two_kinds_of_device_are_distinct_types():
     assert not isinstance(DeviceIoMut(), DeviceIo)
     assert not isinstance(DeviceIo(), DeviceIoMut)
     assert isinstance(Mutex(DeviceIoMut()), DeviceIo)

@@ -42,7 +42,7 @@ def test_the_abstract_context_has_the_five_operations_of_the_crate() -> None:
         IoManagerContext()  # type: ignore[abstract]
 
 
-def test_a_context_is_made_of_an_io_manager() -> None:
+def test_a_context_takes_an_io_manager() -> None:
     with pytest.raises(TypeError, match=r"\bIoManager\b.* not dict$"):
         DeviceManagerContext({})  # type: ignore[arg-type]
     assert repr(DeviceManagerContext(IoManager())) == "DeviceManagerContext(<IoManager: 0 MMIO ranges, 0 PIO ranges>)"

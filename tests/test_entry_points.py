@@ -54,7 +54,7 @@ def test_every_entry_point_has_an_address():
     assert all(callback_addresses().values())
 
 
-def test_integers_go_to_the_device_and_come_back():
+def test_integers_reach_the_device_and_come_back():
     device = Registers()
     handle = handle_on(device)
     C["mmio_store"](handle.address, 0x1004, 4, 0x11223344)
@@ -84,7 +84,7 @@ def test_a_handle_follows_the_manager():
     assert C["mmio_load"](handle.address, 0x1000, 1) == 0
 
 
-def test_nobody_is_no_exception():
+def test_an_unowned_access_is_not_an_exception():
     handle = handle_on(Registers())
     assert C["mmio_load"](handle.address, 0x2000, 4) == 0
     C["mmio_store"](handle.address, 0x2000, 4, 1)
@@ -141,7 +141,7 @@ def test_a_handle_keeps_its_manager_and_lets_it_go():
     assert gone() is None
 
 
-def test_a_handle_is_made_of_an_io_manager():
+def test_a_handle_takes_an_io_manager():
     with pytest.raises(TypeError, match=r"\bIoManager\b.* not object$"):
         CallbackHandle(object())
     with pytest.raises(OverflowError):
@@ -157,5 +157,5 @@ def test_a_native_device_does_nothing_by_default():
     assert handle.take_exception() is None
 
 
-def test_the_header_lies_where_get_include_says():
+def test_get_include_returns_the_directory_of_the_header():
     assert "dbs_device_api" in (Path(get_include()) / "dbs_device.h").read_text()

@@ -86,11 +86,11 @@ def test_every_error_has_an_example_and_one_base():
         (InvalidResourceRangeError, (ResourceError,)),
     ],
 )
-def test_they_are_caught_as_what_they_are(error, bases):
+def test_errors_have_the_documented_bases(error, bases):
     assert error.__bases__ == bases
 
 
-def test_they_carry_what_they_are_about():
+def test_errors_have_the_documented_attributes():
     device, other = object(), object()
     missing = NoDeviceError("MMIO", 0x1FFE, 4, (0x1000, 0x1FFF, device))
     assert (missing.bus, missing.address, missing.size) == ("MMIO", 0x1FFE, 4)

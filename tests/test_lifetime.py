@@ -204,7 +204,7 @@ def test_cycles_are_collected(make):
     assert collected(make)
 
 
-def test_what_is_in_no_cycle_is_freed_at_once():
+def test_objects_outside_of_cycles_are_freed_at_once():
     gc.collect()
     gc.disable()
     try:
@@ -501,7 +501,7 @@ def test_handlers_are_looked_up_anew_in_a_duplicate(duplicate):
 
 
 @each_duplicate
-def test_callbacks_and_open_transactions_do_not_go_into_a_duplicate(duplicate):
+def test_callbacks_and_open_transactions_are_not_duplicated(duplicate):
     told = []
     manager = map_both(Recorder())
     manager.on_change(lambda added, removed: told.append(added))
@@ -514,7 +514,7 @@ def test_callbacks_and_open_transactions_do_not_go_into_a_duplicate(duplicate):
     transaction.cancel()
 
 
-def test_a_manager_with_a_device_that_cannot_be_pickled_says_so():
+def test_pickling_a_manager_with_a_device_that_cannot_be_pickled_raises():
     class Local(DeviceIo):
         pass
 

@@ -8,7 +8,7 @@ from helpers import ACCESSES, map_both
 from dbs_device import DeviceResources, NativeDevice
 
 
-def test_a_native_device_is_served_like_another():
+def test_a_native_device_is_served_like_any_other():
     manager = map_both(NativeDevice())
     for access in ACCESSES:
         assert access(manager, 0x100, 4) == (bytes(4) if access.reads else b"")

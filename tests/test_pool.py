@@ -169,7 +169,7 @@ def test_a_free_that_is_refused_says_why_and_changes_nothing() -> None:
         pool.free(0, 0x10)
 
 
-def test_what_is_free_is_described_within_the_bounds() -> None:
+def test_free_ranges_are_described_within_the_bounds() -> None:
     pool = make_pool((0, 0xFF))
     assert pool.describe_free() == "0x0..0xff"
     assert pool.describe_free(0x10, 0x1F) == "0x10..0x1f within 0x10..0x1f"
@@ -178,7 +178,7 @@ def test_what_is_free_is_described_within_the_bounds() -> None:
     assert pool.describe_free(0, 7).endswith(" within 0x0..0x7")
 
 
-def test_many_free_ranges_are_summed_up() -> None:
+def test_many_free_ranges_are_summarized() -> None:
     ranges = [(10 * index, 10 * index + index) for index in range(10)]
     assert make_pool(*ranges, number_format="d").describe_free() == (
         "0, 10..11, 20..22, 30..33 and 6 more; the longest has 10"

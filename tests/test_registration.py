@@ -391,7 +391,7 @@ def test_a_handler_that_cannot_be_looked_up_keeps_the_device_out():
     manager.register_device_io(Broken(), [PIO.range(0, 1)])
 
 
-def test_a_device_may_own_many_ranges_and_is_told_which_one_was_hit():
+def test_a_device_may_own_many_ranges_and_gets_the_base_of_the_one_accessed():
     device = Recorder()
     manager = IoManager()
     manager.register_device_io(device, [MMIO.range(0x1000, 0x10), MMIO.range(0x40, 4), PIO.range(0x40, 4)])

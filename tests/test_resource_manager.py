@@ -126,7 +126,7 @@ def test_any_alignment_is_honoured(small: ResourceManager, kind: str) -> None:
     assert [allocate(4, align=align) for align in (7, 24, 0x100, 999)] == [7, 24, 0x100, 999]
 
 
-def test_the_whole_allocation_lies_within_its_range(small: ResourceManager, kind: str) -> None:
+def test_the_whole_allocation_is_within_its_range(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
     assert allocate(0x10, range=(0x805, 0x823), align=0x10) == 0x810
     with pytest.raises(NoAvailableResourceError):
@@ -171,7 +171,7 @@ def test_the_message_of_a_refusal_names_the_constraint_and_what_is_free(small: R
     assert str(caught.value).endswith(" 0x0..0xffff")
 
 
-def test_asking_for_nothing_is_refused(small: ResourceManager, kind: str) -> None:
+def test_size_0_is_refused(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
     with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=(0x)?0, .*\) "):
         allocate(0)
@@ -255,13 +255,13 @@ def test_a_number_that_is_asked_for_is_never_replaced_by_the_shared_one() -> Non
     assert ResourceManager().allocate_legacy_irq(shared=True, fixed=9) == 9
 
 
-def test_a_layout_without_a_shared_irq_has_none_to_give() -> None:
+def test_a_layout_without_a_shared_irq_refuses_to_allocate_it() -> None:
     manager = ResourceManager(shared_irq=None)
     with pytest.raises(NoAvailableResourceError, match=r"\bLegacyIrq\(irq=None\).*\bno shared interrupt$"):
         manager.allocate_legacy_irq(shared=True)
 
 
-def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
+def test_msi_irqs_are_contiguous_and_aligned_where_asked() -> None:
     manager = ResourceManager()
     assert manager.allocate_msi_irq(3) == 24
     assert manager.allocate_msi_irq_aligned(8) == 32
@@ -336,7 +336,7 @@ def test_a_device_may_share_its_interrupt() -> None:
         manager.free_legacy_irq(5)
 
 
-def test_memory_slots_are_in_a_row_only_from_a_number_on() -> None:
+def test_memory_slots_are_contiguous_only_if_the_first_is_given() -> None:
     manager = ResourceManager(kvm_mem_slots=(0, 9))
     manager.allocate_kvm_mem_slot(1)
     any_slots = manager.allocate_device_resources([ResourceConstraint.new_kvm_mem_slot(3)])
@@ -405,7 +405,7 @@ def test_one_constraint_that_cannot_be_met_leaves_nothing_allocated(
         manager.free_legacy_irq(5)
 
 
-def test_a_constraint_that_is_none_is_named() -> None:
+def test_an_object_that_is_not_a_constraint_is_named() -> None:
     with pytest.raises(TypeError, match=r"\bResourceConstraint\b.* not (str|'8 ports')$"):
         ResourceManager().allocate_device_resources(["8 ports"])  # type: ignore[list-item]
 
@@ -432,7 +432,7 @@ def test_resources_of_which_one_cannot_be_freed_all_stay_allocated(shared_irq: b
     assert free_of(manager) == free_of(ResourceManager())
 
 
-def test_a_mac_address_is_nothing_that_could_be_freed() -> None:
+def test_freeing_passes_over_a_mac_address() -> None:
     manager = ResourceManager()
     resources = manager.allocate_device_resources([ResourceConstraint.new_pio(4)])
     resources.append(Resource.MacAddress("52:54:00:12:34:56"))

@@ -71,7 +71,7 @@ def test_an_access_under_way_finishes_with_its_device_and_a_commit_does_not_wait
 
 
 @each_access
-def test_who_has_to_wait_for_accesses_under_way_takes_the_mutex_after_the_commit(access):
+def test_taking_the_mutex_after_the_commit_waits_for_accesses_under_way(access):
     class Disk(DeviceIoMut):
         def handle(self, base, offset, data):
             inside.set()
@@ -404,7 +404,7 @@ def test_a_mutex_keeps_a_device_that_is_not_safe_in_order(impatient_interpreter)
         assert counter.count == threads * rounds * len(ACCESSES)
 
 
-def test_callbacks_come_and_go_while_changes_are_made(impatient_interpreter):
+def test_callbacks_may_be_added_and_removed_while_changes_are_made(impatient_interpreter):
     manager = IoManager()
     stop = threading.Event()
     always = []

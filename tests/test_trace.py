@@ -347,7 +347,7 @@ class TestRecorder:
             (Space.MMIO, RAM_BASE, RAM_BASE + RAM_SIZE - 1, "Memory"),
         )
 
-    def test_it_says_what_it_is(self):
+    def test_repr_of_a_recorder(self):
         recorder = TraceRecorder(make_manager())
         recorder.pio_out(PORT_BASE, 1, 1)
         assert repr(recorder) == f"<TraceRecorder of {recorder.manager!r}: 1 access, on>"
@@ -378,11 +378,11 @@ class TestTrace:
             assert part.ranges == MAP
         assert len(EXAMPLE[:0]) == 0
 
-    def test_a_field_by_its_name_is_no_trace(self):
+    def test_a_trace_is_not_indexed_by_field_names(self):
         with pytest.raises(TypeError, match=r"^a Trace takes a 1-D array of ACCESS_DTYPE$"):
             EXAMPLE["addr"]
 
-    def test_equality_goes_by_accesses_and_ranges(self):
+    def test_traces_are_equal_if_their_accesses_and_ranges_are(self):
         twin = Trace(EXAMPLE.accesses.copy(), MAP)
         assert twin == EXAMPLE
         assert EXAMPLE[:2] != EXAMPLE
@@ -610,7 +610,7 @@ class TestFiles:
             "uboot_x86_trace.npz",
         ]
 
-    def test_seabios_probes_fifteen_times_what_nobody_owns(self):
+    def test_seabios_makes_fifteen_unowned_accesses(self):
         *_, nobodys = Trace.load(DATA / "seabios_uc_trace.npz").summary()
         assert nobodys.name is None
         assert nobodys.reads + nobodys.writes == 15
@@ -812,7 +812,7 @@ class TestReplay:
         assert result.differing == ()
         assert str(result) == "5 accesses, 3 reads compared, no differences"
 
-    def test_the_accesses_arrive_as_they_were(self):
+    def test_a_replay_makes_the_recorded_accesses(self):
         recorder = TraceRecorder(make_manager(open_bus=0))
         result = replay(EXAMPLE, recorder)
         assert result.accesses == 5
@@ -865,7 +865,7 @@ class TestReplay:
             replay(EXAMPLE, recorder, ignore="rtc")
         assert len(recorder) == 0
 
-    def test_an_error_comes_out_with_the_access_that_it_is_of(self):
+    def test_an_exception_comes_out_with_a_note_that_names_the_access(self):
         manager = IoManager()
         manager.register_device_io(Failing(), DeviceResources([Resource.MmioAddressRange(0, 8)]))
         with pytest.raises(OSError, match="no medium") as caught:
@@ -875,7 +875,7 @@ class TestReplay:
             replay(make_trace((0, 0, 0x80, 1, 0xFF)), manager)
         assert missing.value.__notes__ == ["in the replay of access 0: a read of 1 byte at PIO 0x80"]
 
-    def test_open_bus_answers_for_nobody(self):
+    def test_an_open_bus_answers_unowned_accesses(self):
         trace = make_trace((0, 0, 0x80, 1, 0xFF), (0, 1, 0x80, 1, 0), (1, 0, 0, 8, 2**64 - 1))
         assert replay(trace, IoManager(open_bus=0xFF)).differences == 0
         assert replay(trace, IoManager(open_bus=0)).differing == (0, 2)

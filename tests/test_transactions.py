@@ -247,7 +247,7 @@ def test_a_transaction_is_not_made_by_users():
 # ----------------------------------------------------------------------------- one call of a transaction
 
 
-def test_a_call_that_fails_leaves_the_transaction_as_it_was_and_going_on():
+def test_a_call_that_fails_leaves_the_transaction_unchanged_and_open():
     owner, first = Recorder("owner"), Recorder("first")
     manager = map_both(owner)
     with manager.begin_tx() as transaction:
@@ -600,7 +600,7 @@ def test_a_thread_that_ends_with_a_transaction_open_cancels_it(ending):
         kept[0].commit()
 
 
-def test_a_thread_that_ends_lets_those_in_who_wait():
+def test_a_thread_that_ends_admits_the_writers_that_wait():
     manager = IoManager()
     begun, may_end = threading.Event(), threading.Event()
     kept = []
@@ -649,7 +649,7 @@ def test_a_manager_dropped_with_a_transaction_open_is_freed():
     assert gone() is None
 
 
-def test_a_call_that_fails_lets_go_of_the_lock():
+def test_a_call_that_fails_releases_the_lock():
     manager = map_both(Recorder())
 
     def broken():

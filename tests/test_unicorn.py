@@ -216,7 +216,7 @@ def test_an_mmio_access_that_runs_past_a_range_is_refused() -> None:
     assert device.calls == []
 
 
-def test_a_straddling_access_is_passed_on_where_the_manager_says_so() -> None:
+def test_a_straddling_access_is_passed_if_the_manager_allows_it() -> None:
     guest, low, _ = guest_with_two_devices_in_a_page(straddle="pass")
     assert guest.run(port_in(0x62, 4)) == int.from_bytes(ANSWER[:4], "little")
     assert accesses_of(low) == [(2, 4)]

@@ -65,7 +65,7 @@ def test_a_manager_may_be_empty() -> None:
     assert guest.run(set_eax(7)) == 7
 
 
-def test_a_page_that_the_guest_has_mapped_makes_it_fail() -> None:
+def test_attaching_fails_if_the_guest_has_mapped_a_page_that_a_range_needs() -> None:
     device = Recorder("timer")
     uc = make_uc()
     uc.mem_map(0xC000, 0x2000, UC_PROT_READ)
@@ -152,7 +152,7 @@ def test_another_manager_may_follow() -> None:
     assert run(guest.uc, port_in(PORT, 4)) == WORD
 
 
-def test_ports_are_nothing_to_a_guest_that_has_none() -> None:
+def test_a_guest_without_ports_ignores_the_port_ranges() -> None:
     uc = Uc(UC_ARCH_ARM, UC_MODE_ARM)
     manager = manager_with(Recorder(), 0x8000)
     bridge = attach(uc, manager)
@@ -174,7 +174,7 @@ def test_two_engines_share_a_manager() -> None:
     assert two.run(port_in(PORT, 4)) == WORD
 
 
-def test_a_clone_goes_its_own_way() -> None:
+def test_a_guest_of_a_clone_does_not_see_changes_of_the_original() -> None:
     manager = manager_with(Recorder(answer=ANSWER), DEVICE)
     guest = Guest(manager.clone())
     manager.unregister_device_io(mmio(DEVICE))
@@ -183,7 +183,7 @@ def test_a_clone_goes_its_own_way() -> None:
     assert guest.mapped == []
 
 
-def test_one_engines_failure_is_not_the_others() -> None:
+def test_a_failure_of_one_engine_does_not_affect_another() -> None:
     manager = manager_with(Recorder(answer=ANSWER), DEVICE)
     crowded, roomy = Guest(manager), Guest(manager)
     crowded.uc.mem_map(0xA000, PAGE)
@@ -196,7 +196,7 @@ def test_one_engines_failure_is_not_the_others() -> None:
 # -- detach
 
 
-def test_detaching_leaves_the_engine_as_it_was() -> None:
+def test_detaching_restores_the_engine() -> None:
     uc = make_uc()
     regions, attributes = list(uc.mem_regions()), dict(vars(uc))
     unhooked = run(uc, set_eax(0), port_in(PORT, 4), port_out(PORT))
@@ -238,7 +238,7 @@ def test_a_detached_bridge_still_runs_the_engine() -> None:
     assert guest.run(set_eax(7)) == 7
 
 
-def test_who_has_wrapped_emu_start_since_keeps_the_wrapper() -> None:
+def test_a_wrapper_of_emu_start_from_later_is_kept() -> None:
     guest = guest_with(Recorder(answer=ANSWER))
     of_the_bridge = guest.uc.emu_start
     starts = []
@@ -255,7 +255,7 @@ def test_who_has_wrapped_emu_start_since_keeps_the_wrapper() -> None:
     assert len(starts) == 2
 
 
-def test_who_had_wrapped_emu_start_before_is_called() -> None:
+def test_a_wrapper_of_emu_start_from_before_is_called() -> None:
     uc = make_uc()
     of_unicorn = uc.emu_start
     starts = []
@@ -276,7 +276,7 @@ def test_who_had_wrapped_emu_start_before_is_called() -> None:
 # -- how long things live
 
 
-def test_a_bridge_that_nobody_keeps_goes_on() -> None:
+def test_a_bridge_lives_as_long_as_its_engine() -> None:
     uc = make_uc()
     manager = manager_with(device := Recorder(answer=ANSWER), DEVICE)
     attach(uc, manager)
@@ -286,14 +286,14 @@ def test_a_bridge_that_nobody_keeps_goes_on() -> None:
     assert run(uc, load(0xA000)) == WORD
 
 
-def test_a_manager_that_nobody_keeps_goes_on() -> None:
+def test_a_manager_lives_as_long_as_the_engine_attached_to_it() -> None:
     uc = make_uc()
     attach(uc, manager_with(Recorder(answer=ANSWER), DEVICE))
     gc.collect()
     assert run(uc, load(DEVICE)) == WORD
 
 
-def test_an_engine_goes_with_its_last_user_and_its_bridge_with_it() -> None:
+def test_an_engine_is_freed_with_its_last_reference_and_its_bridge_with_it() -> None:
     manager = manager_with(device := Recorder(), DEVICE)
     guest = Guest(manager)
     guest.run(load(DEVICE))
@@ -306,7 +306,7 @@ def test_an_engine_goes_with_its_last_user_and_its_bridge_with_it() -> None:
     assert len(manager.mmio_bus) == 2
 
 
-def test_an_engine_that_is_kept_by_its_own_device_goes_too() -> None:
+def test_an_engine_that_its_own_device_refers_to_is_collected() -> None:
     class Owner(Recorder):
         guest: Guest
 
@@ -318,7 +318,7 @@ def test_an_engine_that_is_kept_by_its_own_device_goes_too() -> None:
     assert uc() is None
 
 
-def test_a_detached_bridge_lets_go_of_nothing_that_is_used() -> None:
+def test_a_detached_bridge_can_be_freed_before_its_engine() -> None:
     guest = guest_with(device := Recorder(answer=ANSWER))
     guest.bridge.detach()
     bridge = weakref.ref(guest.bridge)

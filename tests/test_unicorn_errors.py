@@ -197,7 +197,7 @@ def test_uc_emu_start_itself_raises_it() -> None:
         assert caught.value is error
 
 
-def test_it_comes_out_on_the_thread_of_the_guest() -> None:
+def test_an_exception_comes_out_on_the_thread_of_the_guest() -> None:
     guest = guest_with(Failing())
     with pytest.raises(DeviceFaultError):
         on_another_thread(guest.run, load(DEVICE))
@@ -220,7 +220,7 @@ def test_an_exception_in_a_nested_run_comes_out_of_that_run() -> None:
     assert caught == [failing.error]
 
 
-def test_it_passes_through_a_nested_run() -> None:
+def test_an_exception_passes_through_a_nested_run() -> None:
     guest = guest_with(failing := Failing())
     guest.uc.mem_write(SCRATCH, load(DEVICE))
     guest.manager.register_device_io(
@@ -248,7 +248,7 @@ def test_of_several_exceptions_the_first_comes_out_and_the_others_are_forgotten(
     assert guest.run(set_eax(7)) == 7
 
 
-def test_an_exception_is_let_go_with_what_it_refers_to() -> None:
+def test_an_exception_is_freed_without_a_garbage_collection() -> None:
     """No cycle through the frame of `emu_start` keeps the device's frames alive."""
     of_the_handler: list[weakref.ref[Recorder]] = []
 
@@ -267,7 +267,7 @@ def test_an_exception_is_let_go_with_what_it_refers_to() -> None:
         gc.enable()
 
 
-def test_a_value_that_python_cannot_make_of_a_device_is_no_concern_of_the_guest() -> None:
+def test_an_exception_of_the_view_itself_comes_out_too() -> None:
     """A handler's wrong use of its buffer is an exception like any other."""
 
     class Overflowing(DeviceIo):

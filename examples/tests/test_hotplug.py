@@ -51,13 +51,13 @@ def test_devices_get_the_resources_that_they_ask_for_and_are_on_the_bus(output: 
         assert re.search(line, plugged)
 
 
-def test_a_disk_that_is_plugged_again_gets_what_it_had(output: str) -> None:
+def test_a_disk_that_is_plugged_again_gets_the_same_resources(output: str) -> None:
     assert step(output, 4).startswith("  unplugged disk; ")
     assert given_resources(step(output, 5)) == {"disk": DISK}
     assert "same address as before: yes\n" in step(output, 5)
 
 
-def test_a_device_that_cannot_be_had_is_refused(output: str) -> None:
+def test_a_device_whose_constraints_cannot_be_met_is_refused(output: str) -> None:
     assert re.fullmatch(
         r"  NoAvailableResourceError: .*\bPioAddress\(size=(0x)?8, range=\(0x3f8, 0x3ff\), align=(0x)?8\).*\n\n",
         step(output, 7),

@@ -15,9 +15,9 @@ def on_bus(*devices: PcDevice) -> IoManager:
 
 
 def make_every_byte_access(bus: IoManager) -> None:
-    """Write each byte to each port of a bus in turn, and read it: whatever comes back is a byte."""
+    """Write every byte to every port of a bus, and read each back: no device may raise."""
     ports = [port for base, last, _ in bus.pio_bus for port in range(base, last + 1)]
     for value in range(256):
         for port in ports:
             bus.pio_out(port, 1, value)
-            assert 0 <= bus.pio_in(port, 1) <= 0xFF
+            bus.pio_in(port, 1)

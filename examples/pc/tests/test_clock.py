@@ -23,7 +23,7 @@ def test_each_look_costs_a_step_and_work_adds_up() -> None:
     assert clock.now() == 3500
 
 
-def test_callbacks_run_in_order_of_their_times_when_somebody_looks(clock: CountedClock) -> None:
+def test_callbacks_run_in_order_of_their_times_when_the_clock_is_read(clock: CountedClock) -> None:
     calls: list[tuple[str, int]] = []
     clock.call_at(30, lambda now: calls.append(("late", now)))
     clock.call_at(10, lambda now: calls.append(("first", now)))
@@ -52,7 +52,7 @@ def test_waiting_never_turns_the_time_back(clock: CountedClock) -> None:
     assert clock.read() == 100
 
 
-def test_wall_clock_goes_by_itself_and_not_by_work() -> None:
+def test_wall_clock_advances_by_itself_and_not_by_work() -> None:
     clock = WallClock()
     clock.count_work(3600 * SECOND)
     first = clock.read()

@@ -23,14 +23,14 @@ def make_processor(code: str, manager: IoManager) -> Processor:
     return processor
 
 
-def test_memory_that_is_not_there_reads_as_all_ones_and_takes_writes() -> None:
+def test_unmapped_memory_reads_as_all_ones_and_ignores_writes() -> None:
     processor = make_processor("a1 00 50  c6 06 00 50 00  f4", IoManager())  # mov ax, [0x5000]; mov byte [0x5000], 0
     processor.execute(100)
     assert processor.uc.reg_read(UC_X86_REG_AX) == 0xFFFF
     assert (processor.halted, processor.next_instruction) == (True, 0xFFFF9)
 
 
-def test_code_that_is_not_there_is_an_error() -> None:
+def test_unmapped_code_is_an_error() -> None:
     with pytest.raises(UcError, match=r"UC_ERR_FETCH_UNMAPPED"):
         make_processor("ea 00 00 00 20", IoManager()).execute(100)  # jmp 0x2000:0
 

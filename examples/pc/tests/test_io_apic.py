@@ -6,7 +6,7 @@ from examples.pc.devices.io_apic import IoApic
 from examples.pc.tests.pc_helpers import on_bus
 
 
-def test_io_apic_registers_lie_behind_a_window() -> None:
+def test_io_apic_registers_are_behind_a_window() -> None:
     bus = on_bus(IoApic())
 
     def select(register: int) -> int:

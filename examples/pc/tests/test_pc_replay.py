@@ -187,7 +187,7 @@ def test_power_management_timer_runs_as_recorded_from_another_beginning(replayed
     assert max(offsets) - min(offsets) <= PM_TIMER_JITTER
 
 
-def test_devices_lie_where_the_recorded_ones_did(trace: Trace, replayed: Replayed) -> None:
+def test_devices_are_mapped_where_the_recorded_ones_were(trace: Trace, replayed: Replayed) -> None:
     manager = replayed.board.manager
     buses = {Space.PIO: manager.pio_bus, Space.MMIO: manager.mmio_bus}
     mapped = {(space, base, last) for space, bus in buses.items() for base, last, _ in bus}
@@ -208,7 +208,7 @@ def test_guest_is_heard_and_seen(replayed: Replayed) -> None:
     ]
 
 
-def test_ports_that_nobody_owns_read_as_all_ones(trace: Trace, replayed: Replayed) -> None:
+def test_unowned_ports_read_as_all_ones(trace: Trace, replayed: Replayed) -> None:
     manager = replayed.board.manager
     buses = {Space.PIO: manager.pio_bus, Space.MMIO: manager.mmio_bus}
     unowned = [access for access in trace if buses[access.space].find(access.addr) is None]
@@ -217,7 +217,7 @@ def test_ports_that_nobody_owns_read_as_all_ones(trace: Trace, replayed: Replaye
     assert sum(meter.reads + meter.writes for meter in replayed.board.meters) == ACCESSES - UNOWNED
 
 
-def test_recorded_suspend_type_is_no_power_off(replayed: Replayed) -> None:
+def test_recorded_suspend_type_does_not_power_off(replayed: Replayed) -> None:
     # The recorded machine took any. It is 5, which a PIIX4 does not call "soft off".
     assert replayed.output.stops == []
 

@@ -47,13 +47,13 @@ def test_every_size_of_access(pci: Pci) -> None:
 
 
 @pytest.mark.parametrize("location", [(0, 3, 0), (0, 4, 1), (1, 3, 1), (255, 31, 7)])
-def test_function_that_is_not_there_reads_as_all_ones(pci: Pci, location: tuple[int, int, int]) -> None:
+def test_absent_function_reads_as_all_ones(pci: Pci, location: tuple[int, int, int]) -> None:
     port = pci.select(0x00, location)
     assert [pci.bus.pio_in(port, size) for size in (1, 2, 4)] == [0xFF, 0xFFFF, 0xFFFF_FFFF]
     pci.bus.pio_out(port, 4, 0)
 
 
-def test_without_the_enable_bit_nobody_answers(pci: Pci) -> None:
+def test_without_the_enable_bit_no_function_answers(pci: Pci) -> None:
     pci.bus.pio_out(0xCF8, 4, 3 << 11 | 1 << 8)
     assert pci.bus.pio_in(0xCFC, 2) == 0xFFFF
 

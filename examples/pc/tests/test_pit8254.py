@@ -70,7 +70,7 @@ def test_zero_stands_for_the_largest_count(pit: Pit) -> None:
     assert (pit.count(), pit.edges) == (0, 1)  # 0x10000, as 16 bits show it
 
 
-def test_edges_that_nobody_could_see_apart_are_one(pit: Pit) -> None:
+def test_edges_between_two_reads_of_the_clock_are_one(pit: Pit) -> None:
     pit.program(0, 2, 10)
     pit.wait(1000)
     assert pit.edges == 1
@@ -122,7 +122,7 @@ def test_bcd(pit: Pit) -> None:
     assert pit.count() == 0x9999
 
 
-def test_digits_that_are_none_do_not_break_it(pit: Pit) -> None:
+def test_invalid_bcd_digits_do_not_break_it(pit: Pit) -> None:
     pit.program(0, 2, 0x00AF, bcd=True)
     assert pit.count() == 0x0115  # 10 * 10 + 15
 

@@ -83,13 +83,13 @@ def test_set_holds_the_time(rtc: Rtc) -> None:
     assert rtc[0] == 0x59
 
 
-def test_what_is_no_date_stays_as_it_was_written(rtc: Rtc) -> None:
+def test_an_invalid_date_stays_as_written(rtc: Rtc) -> None:
     rtc[8] = 0x1F
     rtc.wait(5 * SECOND)
     assert (rtc[8], rtc[0]) == (0x1F, 0x58)
 
 
-def test_divider_held_in_reset_stops_the_time_and_lets_go_for_half_a_second(rtc: Rtc) -> None:
+def test_divider_held_in_reset_stops_the_time_and_starts_half_a_second_late(rtc: Rtc) -> None:
     rtc[0x0A] = 0x76
     rtc.wait(10 * SECOND)
     rtc[0x0A] = 0x26
@@ -168,7 +168,7 @@ def test_memory_keeps_what_is_written_and_read_only_registers_do_not(rtc: Rtc) -
     assert (rtc[0x41], rtc.device[0x40]) == (0x77, 0x5A)
 
 
-def test_index_reads_back_with_the_nmi_bit_which_is_no_part_of_it(rtc: Rtc) -> None:
+def test_index_reads_back_with_the_nmi_bit_which_does_not_select_a_register(rtc: Rtc) -> None:
     rtc.bus.pio_out(0x70, 1, 0x8D)
     assert (rtc.bus.pio_in(0x70, 1), rtc.bus.pio_in(0x71, 1)) == (0x8D, 0x80)
 

@@ -109,7 +109,7 @@ class TestText:
         display.bus.mmio_store(TEXT, 4, 0x07BA_07C9)
         assert display.device.text()[0] == "╔║"
 
-    def test_addresses_outside_the_map_are_nobodys(self, display: Display) -> None:
+    def test_addresses_outside_the_map_are_unowned(self, display: Display) -> None:
         display.set_text_mode()
         display.bus.mmio_store(WINDOW, 2, 0x0741)
         assert display.bus.mmio_load(WINDOW, 2) == 0xFFFF
@@ -123,7 +123,7 @@ class TestMemory:
         display.bus.mmio_store(WINDOW + 5, 1, 0xC3)
         assert display.planes(5) == [0x00, 0xC3, 0x00, 0xC3]
 
-    def test_font_goes_to_plane_two(self, display: Display) -> None:
+    def test_font_is_written_to_plane_two(self, display: Display) -> None:
         display.set_text_mode()
         display.bus.mmio_store(TEXT, 2, 0x0741)
         display.sequencer(2, 0x04)
@@ -281,7 +281,7 @@ class TestRegisters:
         display.bus.pio_out(0x3C6, 1, 0xFE)
         assert [display.bus.pio_in(port, 1) for port in (0x3CC, 0x3CA, 0x3C6)] == [0x67, 0x02, 0xFE]
 
-    def test_beam_goes_through_lines_and_frames(self, display: Display) -> None:
+    def test_beam_passes_through_lines_and_frames(self, display: Display) -> None:
         frame = 449 * 31_778
         seen = []
         for _ in range(0, frame, 1000):
