@@ -1,8 +1,8 @@
-"""What all tests share, those of the examples included: Hypothesis profiles, and cheap garbage collections.
+"""Setup of all tests, those of the examples included: Hypothesis profiles, and cheap garbage collections.
 
-Both profiles draw new examples in every run. Derandomized examples are the same ones each time, so that a defect
-beside them is never found. A failure is reproduced from Hypothesis's local database, or, with the profile `ci`
-(``CI=1`` or ``--hypothesis-profile=ci``), where there is none, by the blob that is printed. No profile has a clock:
+Both profiles draw new examples in every run: derandomized examples are the same each time, and a defect that they
+miss stays hidden. A failure is reproduced from Hypothesis's local database; the profile `ci` (``CI=1`` or
+``--hypothesis-profile=ci``) has none, and prints a blob for ``@reproduce_failure`` instead. Neither has a deadline:
 how long an example takes says more about the machine than about the code.
 """
 
@@ -19,6 +19,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was made until now out of garbage collections, which tests about lifetimes make by the hundred."""
+    """Exclude the objects made by collection from garbage collections, of which tests of lifetimes make hundreds."""
     gc.collect()
     gc.freeze()

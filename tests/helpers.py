@@ -1,4 +1,4 @@
-"""What several test files need: the two address spaces as values, devices, and threads that report."""
+"""Shared by several test files: the two address spaces as values, devices, and threads that report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from dbs_device import Bus, DeviceIo, IoAddress, IoManager, Mutex, PioAddress, Resource
 
 DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
-ENOUGH_TO_GO_WRONG = 0.03  # seconds that a thread is given to do what it must not do
+ENOUGH_TO_GO_WRONG = 0.03  # seconds in which a thread that should wait would go wrong
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def ranges_of(bus: Bus) -> list[tuple[int, int]]:
 
 
 class Worker(threading.Thread):
-    """A thread that begins at once; `result` waits for it and gives what it returned, or raises what it raised."""
+    """A thread that starts at once; `result` waits for it and returns its result, or raises its exception."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(daemon=True)
@@ -171,7 +171,7 @@ class Worker(threading.Thread):
         except BaseException as error:
             self.error = error
         finally:
-            # Else a finished thread would keep what it worked with alive.
+            # Otherwise a finished thread would keep its arguments alive.
             del self.function, self.arguments
 
     def result(self) -> Any:
@@ -183,7 +183,7 @@ class Worker(threading.Thread):
 
 
 def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function on a thread of its own, and return or raise what it does."""
+    """Call a function on a thread of its own, and return its result or raise its exception."""
     return Worker(function, *arguments).result()
 
 
@@ -207,5 +207,5 @@ def assert_held(mutex: Mutex[Any]) -> Worker:
 
 def assert_unlocked(manager: IoManager) -> None:
     """Check that another thread and this one can change the manager."""
-    on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it is waited for only so long
+    on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it cannot hang
     manager.begin_tx().cancel()

@@ -1,4 +1,4 @@
-"""Many accesses in one call: in order, with the rules of one access each, and an account of how far they got."""
+"""Many accesses in one call: in order, with the rules of one access each, and with the number done when one fails."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Memory that a device and its caller share: which buffers an access takes, and for how long a view shows what."""
+"""Memory that a device and its caller share: which buffers an access takes, and what a view that is kept shows later."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WRITABLE = {
     "mmap": lambda: anonymous_mmap(FILLING),
 }
 
-# What can be written from besides.
+# Read-only buffers, which a write takes besides.
 READ_ONLY = {
     "bytes": lambda: FILLING,
     "memoryview of bytes": lambda: memoryview(FILLING),
@@ -350,7 +350,7 @@ def test_an_access_refuses_a_closed_mmap(space, method):
 def test_a_read_refuses_a_buffer_of_references_to_objects(space, dtype):
     """Its bytes are pointers that Python follows: zeroing them loses references, and other bytes crash."""
     buffer = np.empty(2, dtype)
-    # Names of fields are no formats: "numpy structured" above has one that begins with O, and is taken.
+    # Field names are not formats: "numpy structured" above has one that begins with O, and is taken.
     for manager in (map_both(Uncalled()), IoManager(open_bus=0), IoManager()):
         with pytest.raises(BufferError, match=r"\bndarray\b.*\bobjects\b"):
             space.read(manager, 0x100, buffer)
@@ -455,7 +455,7 @@ def test_a_buffer_is_freed_when_the_garbage_that_kept_its_view_is_collected():
 
 # ----------------------------------------------------------------------------- views that a device keeps
 
-PATTERN = b"\x5a\x69\x78\x87"  # what the kept access carried; no later one does
+PATTERN = b"\x5a\x69\x78\x87"  # data of the access that is kept, and of no later one
 
 
 class Capture:
@@ -708,7 +708,7 @@ def test_a_kept_view_of_the_callers_buffer_stays_the_callers_memory(space):
         memory.append(1)
     view.release()
     memory.append(1)
-    # It keeps the memory alive when nobody else does.
+    # It keeps the memory alive by itself.
     space.write(manager, 0x100, array.array("B", FILLING))
     gc.collect()
     make_accesses_of_every_kind(map_both(Other(), 0x400))

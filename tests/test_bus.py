@@ -1,4 +1,4 @@
-"""The bus as devices and callers see it: registration, accesses, options, and the views of what is mapped."""
+"""The bus as devices and callers see it: registration, accesses, options, and the views of the map."""
 
 from __future__ import annotations
 
@@ -419,7 +419,7 @@ def test_a_load_sees_nothing_of_accesses_before_it(space):
             assert space.load(manager, 0x100, size) == 0x5A << (8 * (size // 2))
 
 
-# ----------------------------------------------------------------------------- what a handler may do
+# ----------------------------------------------------------------------------- handlers
 
 
 class Stop(BaseException):

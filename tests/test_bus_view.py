@@ -1,4 +1,4 @@
-"""What is mapped, as seen from outside: the views of both buses, equality, copies, and the pictures."""
+"""The map as seen from outside: the views of both spaces, equality, copies, and its text."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ WAYS_TO_WRITE = {
 
 
 class _Interface:
-    """Passes on where an array lies, as other libraries do."""
+    """Passes on the address of an array, as other libraries do."""
 
     def __init__(self, array):
         self.array = array
@@ -315,7 +315,7 @@ def test_a_view_is_not_made_by_users():
 
 
 def test_a_view_made_past_its_constructor_is_useless_but_harmless():
-    """In a process of its own, which a failure would take along."""
+    """In a process of its own, which a failure would crash."""
     program = """
 from dbs_device import Bus, Transaction
 uses = {

@@ -414,7 +414,7 @@ def test_a_handler_may_add_a_device_and_remove_its_own(machine: Machine, protect
 
 
 class Slow(Card):
-    """Its handler waits inside until it is let go."""
+    """Its handler blocks until `let_go` is set."""
 
     def __init__(self) -> None:
         super().__init__([ResourceConstraint.new_mmio(0x1000)])

@@ -34,7 +34,7 @@ def machine() -> Machine:
 
 
 class InjectedError(Exception):
-    """What an injected failure raises."""
+    """Raised by injected failures."""
 
 
 class FaultyContext(DeviceManagerContext):
@@ -70,7 +70,7 @@ class FaultyContext(DeviceManagerContext):
 
 
 def fail_at(step: str, machine: Machine, card: Card) -> Callable[[], None]:
-    """Make one step of adding or removing a card fail, once. Return what calls it off."""
+    """Make one step of adding or removing a card fail, once. Return a function that calls it off."""
     context = machine.context
     assert isinstance(context, FaultyContext)
     when, _, operation = step.rpartition(" ")

@@ -1,4 +1,4 @@
-"""The C entry points, called through ctypes as an engine would: values, failures kept in the handle, lifetimes."""
+"""The C entry points, called through ctypes as an emulator would: values, pending exceptions of a handle, lifetimes."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""How long things live, and what becomes of them: garbage, leaks, weak references, pickles, copies and subclasses."""
+"""Lifetimes: garbage, leaks, weak references, pickles, copies and subclasses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Native(NativeDevice):
 
 
 def collected(make):
-    """Make something, with what it may be in cycles with; return whether all of that is collected once let go of."""
+    """Make objects that refer to each other; return whether all are collected once they are dropped."""
     gc.collect()
     references = [weakref.ref(each) for each in make()]
     gc.collect()
@@ -352,7 +352,7 @@ def run(rounds):
     gc.collect()
 
 how, rounds = sys.argv[1], int(sys.argv[2])
-warm_up = 0x2000  # every offset that `access` uses, so that all that is remembered of them is in place
+warm_up = 0x2000  # every offset that `access` uses, so that all caches are filled
 run(warm_up)
 if how == "traced":
     tracemalloc.start()
@@ -420,7 +420,7 @@ def test_the_end_of_the_process_is_quiet_with_everything_still_in_use():
 
 DUPLICATES = {
     **{f"pickle {number}": lambda thing, n=number: pickle.loads(pickle.dumps(thing, n)) for number in PROTOCOLS},
-    # What packages such as dill build on; it has no public name.
+    # Packages such as dill build on it; it has no public name.
     "pickle in Python": lambda thing: pickle._loads(pickle._dumps(thing)),
     "deepcopy": copy.deepcopy,
 }
@@ -633,7 +633,7 @@ def test_a_duplicate_of_a_subclass_has_its_type_and_its_attributes(make, duplica
 
 
 class WithLock(IoManager):
-    """Leaves out of a pickle what cannot go into it, in the usual way."""
+    """Leaves an attribute that cannot be pickled out of its state, in the usual way."""
 
     def __init__(self):
         super().__init__(open_bus=0x77)

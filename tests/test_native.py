@@ -1,4 +1,4 @@
-"""The base class of native devices, as Python sees it: it does nothing, and a subclass may override what it likes."""
+"""The base class of native devices, as used from Python: it does nothing, and a subclass may override any handler."""
 
 from __future__ import annotations
 

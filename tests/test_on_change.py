@@ -1,4 +1,4 @@
-"""Callbacks that are told of each change of the map."""
+"""Callbacks of `on_change`, called after each change of the map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbs_device import DeviceIo, DeviceOverlapError, IoManager, MappedRange, NoD
 
 
 class Listener:
-    """Remembers what `told` was called with."""
+    """Remembers the arguments of `told`."""
 
     def __init__(self, error=None):
         self.error = error

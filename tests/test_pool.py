@@ -1,4 +1,4 @@
-"""The pool of numbers: what is allocated is the lowest that fits, and what is freed is there again."""
+"""The pool of numbers: the lowest range that fits is allocated, and freed numbers can be allocated again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be registered, what cannot, and which handlers a device is called by."""
+"""Registration: which ranges and devices are accepted, and which handlers are called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbs_device import (
     Resource,
 )
 
-# ----------------------------------------------------------------------------- what can be registered
+# ----------------------------------------------------------------------------- ranges and devices
 
 
 @each_space
@@ -323,7 +323,7 @@ ON_THE_CLASS = {
     "static method": staticmethod,
     "class method": lambda note: classmethod(lambda cls, base, offset, data: note(base, offset, data)),
     "property": lambda note: property(lambda self: note),
-    # In a static method, which is what a partial on a class has been so far, and will not be by itself.
+    # In a static method: a bare partial on a class will be bound to its instances in a future Python.
     "callable object": lambda note: staticmethod(functools.partial(note)),
 }
 ON_THE_INSTANCE = {
@@ -387,7 +387,7 @@ def test_a_handler_that_cannot_be_looked_up_keeps_the_device_out():
     with pytest.raises(OSError, match="no handler today"):
         manager.register_device_io(Broken(), [PIO.range(0, 1), MMIO.range(0, 1)])
     assert whole_map(manager) == []
-    # Ports do without the handlers of memory.
+    # A port range does not need the MMIO handlers.
     manager.register_device_io(Broken(), [PIO.range(0, 1)])
 
 

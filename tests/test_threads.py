@@ -1,4 +1,4 @@
-"""Accesses on several threads while others change the map: what a commit promises, and a great many of them."""
+"""Accesses on several threads while others change the map: the guarantees of a commit, and stress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Paused(EveryAccess):
             data[:] = b"\x11" * len(data)
 
 
-# ----------------------------------------------------------------------------- what a commit promises
+# ----------------------------------------------------------------------------- guarantees of a commit
 
 
 @each_access
@@ -57,7 +57,7 @@ def test_an_access_under_way_finishes_with_its_device_and_a_commit_does_not_wait
         resources = [space.range(0x100, 0x100) for space in SPACES]
         transaction.unregister_device_io(resources)
         transaction.register_device_io(new, resources)
-    # The commit is through, and the handler is still where it was.
+    # The commit is done, and the handler is still running.
     assert under_way.is_alive()
     assert access(manager, 0x100, 2) == (b"\x22\x22" if access.reads else b"")
     assert len(new.calls) == 1
@@ -104,7 +104,7 @@ def test_taking_the_mutex_after_the_commit_waits_for_accesses_under_way(access):
 
 
 def test_an_access_that_waits_for_the_mutex_still_reaches_a_device_that_is_unplugged_meanwhile():
-    """Who has held the mutex after the commit knows that no handler is running, not that none will."""
+    """Taking the mutex after the commit ensures that no handler is running, not that none will run."""
 
     class Disk(DeviceIoMut):
         unplugged = False
@@ -198,7 +198,7 @@ def test_a_device_may_plug_and_unplug_while_another_thread_is_in_its_handler():
     assert manager.pio_bus.find(0x300) is disk
 
 
-# ----------------------------------------------------------------------------- a great many changes
+# ----------------------------------------------------------------------------- stress
 
 
 class Token(DeviceIo):
@@ -230,7 +230,7 @@ SHARED = 0x1C0  # an address that every generation has
 def test_no_reader_ever_sees_a_mixture_while_devices_are_swapped(impatient_interpreter, swaps):
     manager = IoManager()
     manager.register_device_io(Token(0), PLACES[0])
-    begun = committed = 0  # generations whose commit has begun, and is through
+    begun = committed = 0  # generations whose commit has begun, and is done
     stop = False
 
     def swap_devices():
@@ -265,7 +265,7 @@ def test_no_reader_ever_sees_a_mixture_while_devices_are_swapped(impatient_inter
         assert snapshot.mmio_load(SHARED, 4) == snapshot.pio_in(SHARED, 4) == mmio_device.number
 
     def look_at_both_in_turn():
-        # Both buses change in one step, so that who looks later sees no older one.
+        # Both spaces change in one step: a later look-up never finds an older device.
         first = manager.mmio_bus.find(SHARED).number
         second = manager.pio_bus.find(SHARED).number
         third = manager.mmio_load(SHARED, 4)
@@ -329,7 +329,7 @@ def test_no_change_of_several_writers_is_lost(impatient_interpreter):
         for base in range(number * writers * 4, (number + 1) * writers * 4, 4)
     ]
     assert ranges_of(manager.mmio_bus) == ranges_of(manager.pio_bus) == expected
-    # Each change is told once, whoever made it.
+    # Each change is reported once, whichever thread made it.
     assert sorted(told) == sorted([(2, 0)] * (writers * changes) + [(0, 2)] * (writers * changes // 3))
 
 

@@ -1,4 +1,4 @@
-"""Traces: what the recorder keeps, what files give back, and what a replay notices."""
+"""Traces: recording, files, and replays."""
 
 from __future__ import annotations
 
@@ -946,7 +946,7 @@ def test_an_access_of_an_odd_size_that_was_passed_to_its_device_replays_without_
 
 
 def is_torn(bus, offset, size):
-    """Return whether a replay makes an access byte by byte of which some reach the device and others do not."""
+    """Return whether an access is recorded as bytes of which some are in the range and others are not."""
     count = RAM_SIZE if bus == "mmio" else PORT_COUNT
     inside = range(max(offset, 0), min(offset + size, count))
     return size not in (1, 2, 4, 8) and 0 < len(inside) < size

@@ -189,7 +189,7 @@ def test_a_transaction_that_ends_while_a_call_reads_its_resources_refuses_the_ca
 
 
 def test_a_finalizer_that_uses_a_transaction_in_the_middle_of_its_commit_does_no_harm():
-    """The garbage collector may run it between any two steps. In a process of its own, which a failure takes along."""
+    """The garbage collector may run it between any two steps. In a process of its own, which a failure would crash."""
     program = """
         import gc
         from dbs_device import DeviceIo, IoManager, Resource, TransactionError
@@ -671,7 +671,7 @@ def test_a_call_that_fails_releases_the_lock():
 
 
 def test_no_code_of_users_runs_with_the_lock_held():
-    """What a registration calls (properties of the device, the iterator of resources) may itself make changes."""
+    """A registration evaluates properties of the device and the iterator of resources, which may make changes."""
 
     class Looked(DeviceIo):
         @property

@@ -120,7 +120,7 @@ def test_a_native_device_is_served_too() -> None:
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
 def test_the_byte_order_of_the_manager_is_for_its_own_integers(byteorder: str) -> None:
-    """The guest's order is Unicorn's affair: a manager may serve guests of both."""
+    """The guest's order is Unicorn's: a manager may serve guests of both."""
     guest = guest_with(Recorder(answer=ANSWER), byteorder=byteorder)
     assert guest.run(load(DEVICE)) == int.from_bytes(ANSWER[:4], "little")
     assert guest.manager.mmio_load(DEVICE, 4) == int.from_bytes(ANSWER[:4], byteorder)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_a_64_bit_guest_reaches_the_last_bytes_of_the_address_space() -> None:
     assert uc.reg_read(UC_ARM64_REG_X0) == int.from_bytes(ANSWER[:4], "little")
 
 
-# -- several devices, and addresses that none owns
+# -- several devices, and unowned addresses
 
 
 def guest_with_two_devices_in_a_page(**options: int | str) -> tuple[Guest, Recorder, Recorder]:

@@ -136,7 +136,7 @@ each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=s
 
 
 class Memory(DeviceIo):
-    """Keeps what is written, as RAM does."""
+    """Stores what is written, as RAM does."""
 
     def __init__(self) -> None:
         self.content = bytearray(0x100)

@@ -38,7 +38,7 @@ WORD = int.from_bytes(ANSWER[:4], "little")
 
 
 def run(uc: Uc, *code: bytes) -> int:
-    """Run code on an engine as somebody does who knows nothing of the bridge."""
+    """Run code on an engine without using the bridge."""
     uc.emu_start(CODE, write_code(uc, b"".join(code)))
     return int(uc.reg_read(UC_X86_REG_EAX))
 

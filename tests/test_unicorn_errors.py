@@ -1,4 +1,4 @@
-"""What a device raises under the Unicorn bridge: it stops the guest, and comes out as it was raised."""
+"""Exceptions of devices under the Unicorn bridge: they stop the guest, and come out unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dbs_device import DeviceIo, DeviceModelError, NoDeviceError
 
 
 class DeviceFaultError(Exception):
-    """What the devices of these tests raise."""
+    """Raised by the devices of these tests."""
 
 
 class Failing(DeviceIo):

@@ -1,4 +1,4 @@
-"""Recording what a guest does through the Unicorn bridge."""
+"""Recording a guest's accesses through the Unicorn bridge."""
 
 from __future__ import annotations
 

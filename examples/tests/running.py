@@ -25,7 +25,7 @@ def run_example(*arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 def output_of(*arguments: str, **environment: str) -> str:
-    """Run Python as `run_example` does, and return what it prints; that is all, and it succeeds."""
+    """Return the output of `run_example`, which must succeed and print nothing to stderr."""
     result = run_example(*arguments, **environment)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout

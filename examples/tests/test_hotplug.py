@@ -1,4 +1,4 @@
-"""The hot-plug example runs and tells the flow."""
+"""The hot-plug example runs, and prints each step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def step(output: str, number: int) -> str:
 
 
 def given_resources(text: str) -> dict[str, list[Resource]]:
-    """Return the resources that each device is said to be given, which are printed as what makes them."""
+    """Return the resources that each device is given; they are printed as expressions."""
     given: dict[str, list[Resource]] = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"  plugged (.*):", line):

@@ -21,7 +21,7 @@ sys.modules["rich"] = sys.modules["rich.console"] = None
 runpy.run_path({EXAMPLE!r}, run_name="__main__")
 """
 
-# Puts a trace in which one answer of the serial port is another in the place of the real one.
+# Replays another trace instead of the real one.
 WITH_ANOTHER_TRACE = f"""
 import pathlib, runpy, sys
 from dbs_device.trace import Trace

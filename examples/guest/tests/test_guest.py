@@ -93,7 +93,7 @@ def test_accesses_are_counted_by_device(output: str, device: str, reads: int, wr
 
 def test_each_character_is_polled_for_and_sent(output: str) -> None:
     sent = sum(len(line.removeprefix("guest | ")) + 1 for line in CONSOLE.splitlines() if line.startswith("guest"))
-    # Two polls a character: the second finds the transmitter empty. Nothing was on its way before the first character.
+    # Two polls a character, the second of which finds the transmitter empty; it is idle before the first character.
     assert row_of(output, "Accesses by device", "SerialPort")[:3] == ["SerialPort", str(2 * sent - 1), str(sent)]
 
 

@@ -1,4 +1,4 @@
-"""The board of the example PC: what its bridges move on the bus while the guest runs, and how it is reset."""
+"""The board of the example PC: ranges that its bridges move while the guest runs, and resets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST_BRIDGE = 0x8000_0000
 
 
 class Guest:
-    """What programs the board's bridges, in place of firmware."""
+    """Programs the board's bridges, in place of firmware."""
 
     def __init__(self) -> None:
         self.stops: list[str] = []

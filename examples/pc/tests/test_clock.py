@@ -12,7 +12,7 @@ MILLISECOND = 1_000_000
 
 @pytest.fixture
 def clock() -> CountedClock:
-    """A clock that stands still unless it is told otherwise."""
+    """A clock that stands still unless a test advances it."""
     return CountedClock(step=0)
 
 

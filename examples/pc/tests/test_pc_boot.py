@@ -1,4 +1,4 @@
-"""The example PC boots SeaBIOS, which nobody here wrote, from the reset vector to a boot sector and its power-off."""
+"""The example PC boots SeaBIOS, from the reset vector to a boot sector and its power-off."""
 
 from __future__ import annotations
 

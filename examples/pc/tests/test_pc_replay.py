@@ -20,7 +20,7 @@ from examples.pc.devices.ata import SECTOR_SIZE, AtaDisk
 
 TRACE = Path(__file__).parents[3] / "tests" / "data" / "seabios_uc_trace.npz"
 
-# What the recorded machine consisted of. Its clock stood at half past a second when the recording began.
+# The recorded machine. Its clock was half a second past a full one when the recording began.
 MODEL = "PYDEV ATA DISK"
 DISK_SIZE = 1 << 20
 RAM_SIZE = 32 << 20
@@ -39,7 +39,7 @@ IDENTIFY_CURRENT_CAPACITY = 57
 
 
 class Read(NamedTuple):
-    """A read of the trace, with what the devices answered, and what is to be known of the writes before."""
+    """A read of the trace, with the devices' answer, and what the writes before have selected."""
 
     index: int
     access: Access

@@ -15,7 +15,7 @@ SECOND = 1_000_000_000
 
 
 def ticks(count: int) -> int:
-    """Return a time in ns in which the PIT counts so often."""
+    """Return the time in ns that the PIT takes for some counts."""
     return -(-count * SECOND // PIT_FREQUENCY)
 
 

@@ -1,4 +1,4 @@
-"""The console of the example PC: text without what moves the cursor and colours."""
+"""The console of the example PC: text without cursor movements and colours."""
 
 from __future__ import annotations
 
