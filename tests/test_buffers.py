@@ -1,4 +1,4 @@
-"""Memory that a device and its caller share: which buffers an access takes, and what a view that is kept shows later."""
+"""Memory that a device and its caller share: which buffers an access takes, and what a kept view shows later."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from unicorn import (
 from unicorn.arm64_const import UC_ARM64_REG_X0, UC_ARM64_REG_X1
 from unicorn.x86_const import UC_X86_REG_XMM0
 from unicorn_guest import (
+    ANSWER,
     CODE,
     DEVICE,
     LOOP_FOREVER,
@@ -45,8 +46,6 @@ from unicorn_guest import (
 
 from dbs_device import IoAddress, IoManager, NativeDevice, NoDeviceError, PioAddress
 from dbs_device.unicorn import attach
-
-ANSWER = bytes(range(0x81, 0x91))
 
 each_size = pytest.mark.parametrize("size", [1, 2, 4])
 

@@ -10,11 +10,13 @@ from helpers import Recorder
 from unicorn import UC_ARCH_ARM, UC_HOOK_INSN, UC_MODE_ARM, UC_PROT_READ, Uc, UcError
 from unicorn.x86_const import UC_X86_INS_IN, UC_X86_REG_EAX
 from unicorn_guest import (
+    ANSWER,
     CODE,
     DEVICE,
     PAGE,
     PORT,
     RAM,
+    WORD,
     Guest,
     accesses_of,
     guest_with,
@@ -32,9 +34,6 @@ from unicorn_guest import (
 
 from dbs_device import DeviceModelError, GuestMemoryError, IoManager
 from dbs_device.unicorn import attach
-
-ANSWER = bytes(range(0x81, 0x91))
-WORD = int.from_bytes(ANSWER[:4], "little")
 
 
 def run(uc: Uc, *code: bytes) -> int:

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unicorn import UC_ERR_READ_UNMAPPED, UC_ERR_WRITE_UNMAPPED, UC_PROT_ALL, UcError
 from unicorn_guest import (
+    ANSWER,
     DEVICE,
     PAGE,
     PORT,
+    WORD,
     Calls,
     Guest,
     accesses_of,
@@ -32,8 +34,6 @@ from unicorn_guest import (
 
 from dbs_device import DeviceOverlapError, GuestMemoryError, IoManager, NoDeviceError
 
-ANSWER = bytes(range(0x81, 0x91))
-WORD = int.from_bytes(ANSWER[:4], "little")
 SWITCH = 0x500  # the port whose device makes the change
 
 Change = Callable[[Guest], Any]
