@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
-from ._context import DeviceManagerContext, IoManagerContext
-from ._transaction import Transaction
+from ._engine.context import DeviceManagerContext, IoManagerContext
+from ._engine.transactions import Transaction
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .errors import (
     DuplicateDeviceError,

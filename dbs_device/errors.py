@@ -6,6 +6,11 @@ act on them without parsing the message. Addresses, sizes and ranges are printed
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .address import Space
+
 __all__ = [
     "DeviceModelError",
     "DeviceOverlapError",
@@ -59,8 +64,8 @@ class NoDeviceError(DeviceModelError, LookupError):
 
     Parameters
     ----------
-    bus : str
-        "MMIO" or "PIO".
+    space : Space
+        The space.
     address : int
         First address (or port) of the access or of the range.
     size : int, optional
@@ -72,20 +77,20 @@ class NoDeviceError(DeviceModelError, LookupError):
 
     Attributes
     ----------
-    bus, address, size, owner, exact
+    space, address, size, owner, exact
         The parameters.
     """
 
     def __init__(
         self,
-        bus: str,
+        space: Space,
         address: int,
         size: int | None = None,
         owner: tuple[int, int, object] | None = None,
         exact: bool = False,
     ) -> None:
-        super().__init__(bus, address, size, owner, exact)
-        self.bus = bus
+        super().__init__(space, address, size, owner, exact)
+        self.space = space
         self.address = address
         self.size = size
         self.owner = owner
@@ -93,10 +98,10 @@ class NoDeviceError(DeviceModelError, LookupError):
 
     def __str__(self) -> str:
         if self.exact and self.size is not None:
-            return f"no {self.bus} range {format_range(self.address, self.address + self.size - 1)} is registered"
+            return f"no {self.space} range {format_range(self.address, self.address + self.size - 1)} is registered"
         if self.size is None:
-            return f"no device owns {self.bus} address {self.address:#x}"
-        access = f"{self.bus} address {self.address:#x} ({format_count(self.size, 'byte')})"
+            return f"no device owns {self.space} address {self.address:#x}"
+        access = f"{self.space} address {self.address:#x} ({format_count(self.size, 'byte')})"
         if self.owner is None:
             return f"no device owns {access}"
         base, last, device = self.owner
@@ -110,8 +115,8 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
     Parameters
     ----------
-    bus : str
-        "MMIO" or "PIO".
+    space : Space
+        The space.
     base, last : int
         The range that was refused, inclusive.
     device : object
@@ -123,13 +128,13 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
     Attributes
     ----------
-    bus, base, last, device, other_base, other_last, other_device
+    space, base, last, device, other_base, other_last, other_device
         The parameters.
     """
 
     def __init__(
         self,
-        bus: str,
+        space: Space,
         base: int,
         last: int,
         device: object,
@@ -137,8 +142,8 @@ class DeviceOverlapError(DeviceModelError, ValueError):
         other_last: int,
         other_device: object,
     ) -> None:
-        super().__init__(bus, base, last, device, other_base, other_last, other_device)
-        self.bus = bus
+        super().__init__(space, base, last, device, other_base, other_last, other_device)
+        self.space = space
         self.base = base
         self.last = last
         self.device = device
@@ -148,7 +153,7 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.bus} range {format_range(self.base, self.last)} of {describe_device(self.device)} overlaps "
+            f"{self.space} range {format_range(self.base, self.last)} of {describe_device(self.device)} overlaps "
             f"{format_range(self.other_base, self.other_last)} of {describe_device(self.other_device)}"
         )
 

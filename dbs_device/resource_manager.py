@@ -19,8 +19,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
-from ._pool import RangePool
-from ._records import MAX_ADDRESS, MAX_PORT, PAGE_SIZE
+from ._engine.pool import RangePool
+from ._engine.records import MAX_ADDRESS, MAX_PORT, PAGE_SIZE
 from .errors import InvalidRangeError, InvalidResourceRangeError, NoAvailableResourceError
 from .resources import DeviceResources, LegacyIrq, MacAddress, MsiIrqType, Resource, ResourceConstraint
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, SupportsIndex, overload
 
-from ._constraints import ResourceConstraint
-from ._records import (
+from ._engine.constraints import ResourceConstraint
+from ._engine.records import (
     ADDRESS,
     BYTE_COUNT,
     NUMBER,

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from ._trace_data import (
+from ._engine.trace_data import (
     ACCESS_DTYPE,
     ACCESS_SIZES,
     HIGHEST_ADDRESS,

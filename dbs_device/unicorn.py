@@ -47,10 +47,10 @@ from unicorn import x86_const
 # The loaded library is in no public place; `UcError` is the one of `unicorn`, whose re-exports type checkers refuse.
 from unicorn.unicorn_py3.unicorn import UcError, uclib
 
-from ._address_map import MappedRange
+from ._engine.address_map import MappedRange
 from ._bus import IoManager
-from ._trace_data import Space
-from ._unicorn import GuestBus, Window, callback_addresses
+from ._engine.unicorn import GuestBus, Window, entry_point_addresses
+from .address import Space
 from .errors import DeviceModelError, GuestMemoryError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "attach"]
 
 _SMALLEST_PAGE = 0x1000
-_CALLBACKS = MappingProxyType(callback_addresses())
+_CALLBACKS = MappingProxyType(entry_point_addresses())
 
 
 def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) -> Bridge:
@@ -196,7 +196,7 @@ class Bridge:
                 error = error or raised
         # What a device raised has stopped the guest: what Unicorn makes of that comes second. Raised down here and not
         # in an `except` clause, it is not given another exception as its context.
-        error = self._take_exception() or error
+        error = self._pop_exception() or error
         try:
             if error is not None:
                 raise error
@@ -228,10 +228,10 @@ class Bridge:
                 del attributes["emu_start"]
                 attributes.update(self._replaced)
 
-    def _take_exception(self) -> BaseException | None:
+    def _pop_exception(self) -> BaseException | None:
         """Return the first exception that was kept, and forget all of them."""
-        first = self._bus.take_exception()
-        while self._bus.take_exception() is not None:
+        first = self._bus.pop_exception()
+        while self._bus.pop_exception() is not None:
             pass
         return first
 
@@ -248,7 +248,7 @@ class Bridge:
             self._is_behind = True
             # The guest's thread maps what was added when it next comes by; Unicorn is not safe to call from another.
             if self._is_busy():
-                self._bus.want_to_follow()
+                self._bus.request_sync()
                 return
             # The change stands; `emu_start` tries again, and raises what is in the way.
             with suppress(GuestMemoryError, UcError):

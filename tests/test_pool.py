@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dbs_device._pool import RangePool
+from dbs_device._engine.pool import RangePool
 from dbs_device.errors import InvalidRangeError
 
 TOP = 0xFFFF_FFFF_FFFF_FFFF
