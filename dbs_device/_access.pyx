@@ -24,7 +24,7 @@ from ._tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Ranges, Slot,
 
 import operator
 
-from ._records import MAX_ADDRESS, MAX_PORT
+from .address import Space as PublicSpace
 from .errors import NoDeviceError, format_count
 
 
@@ -38,11 +38,7 @@ cdef str bus_name(Space space):
 
 
 cdef Space space_of(object name) except *:
-    if name == "PIO":
-        return PIO
-    if name == "MMIO":
-        return MMIO
-    raise ValueError(f"a bus is \"MMIO\" or \"PIO\", not {name!r}")
+    return <Space><int>PublicSpace(name)
 
 
 # ----------------------------------------------------------------------------- arguments
@@ -69,7 +65,7 @@ cdef uint64_t address_of_any(object value, Space space) except? NOT_AN_INTEGER:
 
 
 cdef object outside_space(object address, Space space):
-    maximum = MAX_PORT if space == PIO else MAX_ADDRESS
+    maximum = PublicSpace(space).last_address
     return OverflowError(f"{bus_name(space)} address {operator.index(address):#x} lies outside 0x0..{maximum:#x}")
 
 

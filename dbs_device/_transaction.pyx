@@ -6,7 +6,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from ._access cimport address_of, bus_name, space_of
 from ._changes cimport TableChanges, changes_of
 from ._owner cimport TablesOwner, current_tables
-from ._tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Space, check_device, new_entry
+from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Space, check_device, new_entry
 from ._view cimport mapped_ranges
 
 import weakref
@@ -21,7 +21,7 @@ cdef list new_entries(object device, object resources):
     """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
     check_device(device)
     return [
-        new_entry(PIO if is_pio else MMIO, base, last, device) for is_pio, base, last in trapped_ranges(resources)
+        new_entry(<Space><int>space, base, last, device) for space, base, last in trapped_ranges(resources)
     ]
 
 
@@ -129,13 +129,13 @@ cdef class Transaction:
         return 0
 
     cdef int remove_ranges(self, list ranges) except -1:
-        """Remove the entries of all ranges (is PIO, base, last) or of none."""
+        """Remove the entries of all ranges (space, base, last) or of none."""
         cdef RangeEntry entry
         cdef set entries = set()
-        for is_pio, base, last in ranges:
-            entry = self.changes(PIO if is_pio else MMIO).exactly(base, last)
+        for space, base, last in ranges:
+            entry = self.changes(<Space><int>space).exactly(base, last)
             if entry is None or entry in entries:
-                raise NoDeviceError("PIO" if is_pio else "MMIO", base, last - base + 1, exact=True)
+                raise NoDeviceError(space, base, last - base + 1, exact=True)
             entries.add(entry)
         for entry in entries:
             self.changes(entry.space).remove(entry)

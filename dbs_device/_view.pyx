@@ -9,14 +9,17 @@ from ._owner cimport TablesOwner, current_tables
 from ._tables cimport PIO, IoTables, RangeEntry, RangeTable, Slot, Space, address_object, find_range
 
 from ._address_map import MappedRange
+from .address import Space as PublicSpace
 from .errors import NoDeviceError, format_count
 
 __all__ = ["Bus"]
 
+cdef tuple spaces = (PublicSpace.PIO, PublicSpace.MMIO)
+
 
 cdef tuple mapped_ranges(list entries):
     cdef RangeEntry entry
-    return tuple([MappedRange(bus_name(entry.space), entry.base, entry.last, entry.device) for entry in entries])
+    return tuple([MappedRange(spaces[entry.space], entry.base, entry.last, entry.device) for entry in entries])
 
 
 cdef object not_made_by_a_manager():
