@@ -9,7 +9,7 @@ from ._tables import IoTables
 from ._transaction import Transaction
 from ._version import __version__
 from ._view import Bus
-from .address import IoAddress, IoSize, PioAddress, PioSize
+from .address import IoAddress, IoSize, PioAddress, PioSize, Space
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .device_manager import DeviceManager, DeviceManagerContext, IoManagerContext, ManagedDevice
 from .errors import (
@@ -28,13 +28,21 @@ from .errors import (
 from .resource_manager import ResourceManager
 from .resources import (
     DeviceResources,
+    GenericIrqConstraint,
     KvmMemSlot,
+    KvmMemSlotConstraint,
     LegacyIrq,
+    LegacyIrqConstraint,
     MacAddress,
+    MemAddressConstraint,
     MemAddressRange,
+    MmioAddressConstraint,
     MmioAddressRange,
     MsiIrq,
     MsiIrqType,
+    PciMsiIrqConstraint,
+    PciMsixIrqConstraint,
+    PioAddressConstraint,
     PioAddressRange,
     Resource,
     ResourceConstraint,
@@ -52,6 +60,7 @@ __all__ = [
     "DeviceOverlapError",
     "DeviceResources",
     "DuplicateDeviceError",
+    "GenericIrqConstraint",
     "GuestMemoryError",
     "InvalidRangeError",
     "InvalidResourceRangeError",
@@ -61,11 +70,15 @@ __all__ = [
     "IoSize",
     "IoTables",
     "KvmMemSlot",
+    "KvmMemSlotConstraint",
     "LegacyIrq",
+    "LegacyIrqConstraint",
     "MacAddress",
     "ManagedDevice",
     "MappedRange",
+    "MemAddressConstraint",
     "MemAddressRange",
+    "MmioAddressConstraint",
     "MmioAddressRange",
     "MsiIrq",
     "MsiIrqType",
@@ -73,13 +86,17 @@ __all__ = [
     "NativeDevice",
     "NoAvailableResourceError",
     "NoDeviceError",
+    "PciMsiIrqConstraint",
+    "PciMsixIrqConstraint",
     "PioAddress",
+    "PioAddressConstraint",
     "PioAddressRange",
     "PioSize",
     "Resource",
     "ResourceConstraint",
     "ResourceError",
     "ResourceManager",
+    "Space",
     "Transaction",
     "TransactionError",
     "UnknownDeviceError",
