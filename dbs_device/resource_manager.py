@@ -508,7 +508,7 @@ class ResourceManager:
                     bounds = None if slot is None else (slot + index, slot + index)
                     yield Resource.KvmMemSlot(self._claim("kvm_mem_slots", constraint, 1, bounds=bounds))
             case _:
-                raise TypeError(f"constraints must be ResourceConstraint objects, not {type(constraint).__name__}")
+                raise TypeError(f"constraints must be ResourceConstraint objects, not {constraint!r}")
 
     def _claim(
         self,
@@ -584,4 +584,4 @@ class ResourceManager:
 
 def _check_not_empty(constraint: ResourceConstraint, size: int) -> None:
     if not size:
-        raise InvalidRangeError(f"{constraint!r} has size 0")
+        raise InvalidRangeError(f"{constraint!r} is empty")
