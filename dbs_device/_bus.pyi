@@ -6,9 +6,9 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from ._engine.address_map import MappedRange
+from ._engine.bus_view import Bus
 from ._engine.tables import IoTables
 from ._engine.transactions import Transaction
-from ._engine.bus_view import Bus
 from .device import DeviceIo
 from .resources import Resource
 

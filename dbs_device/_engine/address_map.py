@@ -1,13 +1,15 @@
-"""What the bus does with ranges outside the hot path: picking them out of resources, and drawing the map."""
+"""The ranges of the address map outside the hot path: extracting them from resources, comparing and printing them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Space
 from ..errors import InvalidRangeError, describe_device, format_count, format_range
 from ..resources import MmioAddressRange, PioAddressRange, Resource
+from .public import exported_from
 
 if TYPE_CHECKING:
     from ..device import DeviceIo
@@ -15,13 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["MappedRange", "render_map", "same_map", "trapped_ranges"]
 
 
+@exported_from("dbs_device")
 class MappedRange(NamedTuple):
-    """One range of a bus and the device that owns it.
+    """A registered range and the device that owns it.
 
     Attributes
     ----------
     space : Space
-        The space.
+        The I/O space.
     base, last : int
         First and last address (or port), both inclusive.
     device : DeviceIo
@@ -38,14 +41,14 @@ class MappedRange(NamedTuple):
 
 
 def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]]:
-    """Return (space, base, last) of each resource that the bus traps, in order.
+    """Return (space, base, last) of each PIO or MMIO range among the resources, in order.
 
     Raises
     ------
     InvalidRangeError
         A range is empty or runs past the end of its space.
     TypeError
-        Something in `resources` is no resource.
+        An item is not a `Resource`.
     """
     ranges = []
     for resource in resources:
@@ -61,7 +64,7 @@ def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]
         if size == 0:
             raise InvalidRangeError(f"{resource!r} is empty")
         if size - 1 > space.last_address - base:
-            raise InvalidRangeError(f"{resource!r} runs past the end of its space, {space.last_address:#x}")
+            raise InvalidRangeError(f"{resource!r} runs past the last {space} address, {space.last_address:#x}")
         ranges.append((space, base, base + size - 1))
     return ranges
 
@@ -70,7 +73,7 @@ _BINARY_UNITS = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB")
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes in the largest unit that divides it; from five digits on, rounded where none does.
+    """Return a number of bytes in the largest unit that divides it; if none does, five digits or more are rounded.
 
     >>> format_bytes(0x1000), format_bytes(0x1800), format_bytes(24), format_bytes(0xFFFFFFFF)
     ('4 KiB', '6 KiB', '24 bytes', '~4 GiB')
@@ -97,13 +100,11 @@ def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> l
 
 
 def render_map(ranges: Sequence[MappedRange]) -> str:
-    """Return both address spaces as a table sorted by address; holes between ranges have "-" for a device."""
-    mmio = [each for each in ranges if each.space is Space.MMIO]
-    pio = [each for each in ranges if each.space is Space.PIO]
-    sections = (
-        (f"MMIO: {format_count(len(mmio), 'range')}", _rows(mmio, format_bytes)),
-        (f"PIO: {format_count(len(pio), 'range')}", _rows(pio, lambda count: format_count(count, "port"))),
-    )
+    """Return both spaces as a table sorted by address; the gaps between ranges have "-" as their device."""
+    sections = []
+    for space, format_size in ((Space.MMIO, format_bytes), (Space.PIO, partial(format_count, unit=Space.PIO.unit))):
+        in_space = [each for each in ranges if each.space == space]
+        sections.append((f"{space}: {format_count(len(in_space), 'range')}", _rows(in_space, format_size)))
     rows = [row for _, rows in sections for row in rows]
     range_width = max((len(row[0]) for row in rows), default=0)
     size_width = max((len(row[1]) for row in rows), default=0)
@@ -115,7 +116,7 @@ def render_map(ranges: Sequence[MappedRange]) -> str:
 
 
 def same_map(ones: Sequence[MappedRange], others: Sequence[MappedRange]) -> bool:
-    """Return whether the ranges are the same, and their devices trap equal resources."""
+    """Return whether the ranges are equal and, range by range, the devices are the same or trap equal resources."""
     return len(ones) == len(others) and all(
         one[:3] == other[:3]
         and (

@@ -1,115 +1,227 @@
-"""What a device asks for: `ResourceConstraint`."""
+"""The resources that a device asks for: `ResourceConstraint` and its variants."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..errors import InvalidRangeError
+from .public import exported_from
 from .records import (
+    ADDRESS,
     ADDRESS_ALIGN,
     BYTE_COUNT,
     NUMBER,
     OPTIONAL_NUMBER,
     PAGE_SIZE,
+    PORT,
     PORT_ALIGN,
     PORT_COUNT,
+    Limits,
     Record,
     variant_of,
 )
-from ..errors import InvalidRangeError
 
-__all__ = ["ResourceConstraint"]
+__all__ = [
+    "GenericIrqConstraint",
+    "KvmMemSlotConstraint",
+    "LegacyIrqConstraint",
+    "MemAddressConstraint",
+    "MmioAddressConstraint",
+    "PciMsiIrqConstraint",
+    "PciMsixIrqConstraint",
+    "PioAddressConstraint",
+    "ResourceConstraint",
+]
 
 
+@exported_from("dbs_device.resources")
 class ResourceConstraint(Record):
-    """What a device asks of a `ResourceManager`: an amount, and where it has to lie.
+    """One resource that a device asks of a `ResourceManager`: an amount, and where it may be.
 
-    The variants are frozen dataclasses and work in `match`. A `range` is (lowest, highest), both inclusive: the whole
-    allocation has to lie in it. Numbers are checked as those of `Resource` are.
+    The variants are frozen dataclasses and work in `match`: `ResourceConstraint.MmioAddress` is
+    `MmioAddressConstraint`, and so on. A `range` is (lowest, highest), both inclusive, and contains the whole
+    allocation.
+
+    Raises
+    ------
+    InvalidRangeError
+        A number does not fit its field, or `range` is empty.
+    TypeError
+        A number is not an integer, `range` is not a pair, or `ResourceConstraint` itself is called.
 
     Examples
     --------
     >>> ResourceConstraint.new_mmio(0x2000)
-    ResourceConstraint.MmioAddress(size=0x2000, range=None, align=0x1000)
+    ResourceConstraint.MmioAddress(size=8192, range=None, align=4096)
     >>> ResourceConstraint.pio_with_constraints(8, (0x3F8, 0x3FF), 8)
-    ResourceConstraint.PioAddress(size=0x8, range=(0x3f8, 0x3ff), align=0x8)
+    ResourceConstraint.PioAddress(size=8, range=(0x3f8, 0x3ff), align=8)
     """
 
     __slots__ = ()
 
-    PioAddress: ClassVar[type[_PioConstraint]]
-    MmioAddress: ClassVar[type[_MmioConstraint]]
-    MemAddress: ClassVar[type[_MemConstraint]]
-    LegacyIrq: ClassVar[type[_LegacyIrqConstraint]]
-    PciMsiIrq: ClassVar[type[_PciMsiIrqConstraint]]
-    PciMsixIrq: ClassVar[type[_PciMsixIrqConstraint]]
-    GenericIrq: ClassVar[type[_GenericIrqConstraint]]
-    KvmMemSlot: ClassVar[type[_KvmMemSlotConstraint]]
+    PioAddress: ClassVar[type[PioAddressConstraint]]
+    MmioAddress: ClassVar[type[MmioAddressConstraint]]
+    MemAddress: ClassVar[type[MemAddressConstraint]]
+    LegacyIrq: ClassVar[type[LegacyIrqConstraint]]
+    PciMsiIrq: ClassVar[type[PciMsiIrqConstraint]]
+    PciMsixIrq: ClassVar[type[PciMsixIrqConstraint]]
+    GenericIrq: ClassVar[type[GenericIrqConstraint]]
+    KvmMemSlot: ClassVar[type[KvmMemSlotConstraint]]
 
     @staticmethod
-    def new_pio(size: int) -> _PioConstraint:
-        """Ask for `size` ports anywhere."""
-        return _PioConstraint(size)
+    def new_pio(size: int) -> PioAddressConstraint:
+        """Ask for `size` ports anywhere.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..0x10000.
+        TypeError
+            `size` is not an integer.
+        """
+        return PioAddressConstraint(size)
 
     @staticmethod
-    def pio_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> _PioConstraint:
-        """Ask for `size` ports within `range`, the first of them a multiple of `align`."""
-        return _PioConstraint(size, range, align)
+    def pio_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> PioAddressConstraint:
+        """Ask for `size` ports within `range`, the first one a multiple of `align`.
+
+        Raises
+        ------
+        InvalidRangeError
+            A number does not fit its field, or `range` is empty.
+        TypeError
+            A number is not an integer, or `range` is not a pair.
+        """
+        return PioAddressConstraint(size, range, align)
 
     @staticmethod
-    def new_mmio(size: int) -> _MmioConstraint:
-        """Ask for `size` bytes of MMIO anywhere, aligned to a page."""
-        return _MmioConstraint(size)
+    def new_mmio(size: int) -> MmioAddressConstraint:
+        """Ask for `size` bytes of MMIO anywhere, aligned to a page.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..2**64.
+        TypeError
+            `size` is not an integer.
+        """
+        return MmioAddressConstraint(size)
 
     @staticmethod
-    def mmio_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> _MmioConstraint:
-        """Ask for `size` bytes of MMIO within `range`, the first of them at a multiple of `align`."""
-        return _MmioConstraint(size, range, align)
+    def mmio_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> MmioAddressConstraint:
+        """Ask for `size` bytes of MMIO within `range`, the first address a multiple of `align`.
+
+        Raises
+        ------
+        InvalidRangeError
+            A number does not fit its field, or `range` is empty.
+        TypeError
+            A number is not an integer, or `range` is not a pair.
+        """
+        return MmioAddressConstraint(size, range, align)
 
     @staticmethod
-    def new_mem(size: int) -> _MemConstraint:
-        """Ask for `size` bytes of guest memory anywhere, aligned to a page."""
-        return _MemConstraint(size)
+    def new_mem(size: int) -> MemAddressConstraint:
+        """Ask for `size` bytes of guest memory anywhere, aligned to a page.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..2**64.
+        TypeError
+            `size` is not an integer.
+        """
+        return MemAddressConstraint(size)
 
     @staticmethod
-    def mem_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> _MemConstraint:
-        """Ask for `size` bytes of guest memory within `range`, the first of them at a multiple of `align`."""
-        return _MemConstraint(size, range, align)
+    def mem_with_constraints(size: int, range: tuple[int, int] | None, align: int) -> MemAddressConstraint:
+        """Ask for `size` bytes of guest memory within `range`, the first address a multiple of `align`.
+
+        Raises
+        ------
+        InvalidRangeError
+            A number does not fit its field, or `range` is empty.
+        TypeError
+            A number is not an integer, or `range` is not a pair.
+        """
+        return MemAddressConstraint(size, range, align)
 
     @staticmethod
-    def new_legacy_irq(irq: int | None = None) -> _LegacyIrqConstraint:
-        """Ask for the legacy interrupt `irq`, or for any."""
-        return _LegacyIrqConstraint(irq)
+    def new_legacy_irq(irq: int | None = None) -> LegacyIrqConstraint:
+        """Ask for the legacy interrupt `irq`, or for any.
+
+        Raises
+        ------
+        InvalidRangeError
+            `irq` is not 0..2**32 - 1.
+        TypeError
+            `irq` is neither an integer nor None.
+        """
+        return LegacyIrqConstraint(irq)
 
     @staticmethod
-    def new_pci_msi_irq(size: int) -> _PciMsiIrqConstraint:
-        """Ask for `size` PCI MSI interrupts in a row."""
-        return _PciMsiIrqConstraint(size)
+    def new_pci_msi_irq(size: int) -> PciMsiIrqConstraint:
+        """Ask for `size` contiguous PCI MSI interrupts.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..2**32 - 1.
+        TypeError
+            `size` is not an integer.
+        """
+        return PciMsiIrqConstraint(size)
 
     @staticmethod
-    def new_pci_msix_irq(size: int) -> _PciMsixIrqConstraint:
-        """Ask for `size` PCI MSI-X interrupts in a row."""
-        return _PciMsixIrqConstraint(size)
+    def new_pci_msix_irq(size: int) -> PciMsixIrqConstraint:
+        """Ask for `size` contiguous PCI MSI-X interrupts.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..2**32 - 1.
+        TypeError
+            `size` is not an integer.
+        """
+        return PciMsixIrqConstraint(size)
 
     @staticmethod
-    def new_generic_irq(size: int) -> _GenericIrqConstraint:
-        """Ask for `size` generic MSI interrupts in a row."""
-        return _GenericIrqConstraint(size)
+    def new_generic_irq(size: int) -> GenericIrqConstraint:
+        """Ask for `size` contiguous generic MSI interrupts.
+
+        Raises
+        ------
+        InvalidRangeError
+            `size` is not 0..2**32 - 1.
+        TypeError
+            `size` is not an integer.
+        """
+        return GenericIrqConstraint(size)
 
     @staticmethod
-    def new_kvm_mem_slot(size: int, slot: int | None = None) -> _KvmMemSlotConstraint:
-        """Ask for `size` memory slots in a row from `slot` on, or for any `size` slots."""
-        return _KvmMemSlotConstraint(size, slot)
+    def new_kvm_mem_slot(size: int, slot: int | None = None) -> KvmMemSlotConstraint:
+        """Ask for the `size` memory slots from `slot` on, or for any `size` slots.
+
+        Raises
+        ------
+        InvalidRangeError
+            A number is not 0..2**32 - 1.
+        TypeError
+            `size` is not an integer, or `slot` is neither an integer nor None.
+        """
+        return KvmMemSlotConstraint(size, slot)
 
 
 class _AddressConstraint(ResourceConstraint):
-    """What the constraints of the three address spaces have in common."""
+    """The common base of the constraints on ports, MMIO and guest memory."""
 
     __slots__ = ()
 
     size: int
     range: tuple[int, int] | None
     align: int
+    _bounds: ClassVar[Limits]
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -121,9 +233,8 @@ class _AddressConstraint(ResourceConstraint):
             raise TypeError(
                 f"{type(self).__qualname__} takes (lowest, highest) or None as range, not {self.range!r}"
             ) from None
-        limits = self._limits["size"]._replace(maximum=self._limits["size"].maximum - 1)
         for bound in (lowest, highest):
-            limits.check(self, "range", bound)
+            self._bounds.check(self, "range", bound)
         if lowest > highest:
             raise InvalidRangeError(f"{type(self).__qualname__}: range {lowest:#x}..{highest:#x} is empty")
         object.__setattr__(self, "range", (int(lowest), int(highest)))
@@ -136,7 +247,7 @@ class _AddressConstraint(ResourceConstraint):
 
 @variant_of(ResourceConstraint, "PioAddress")
 @dataclass(frozen=True, repr=False, slots=True)
-class _PioConstraint(_AddressConstraint):
+class PioAddressConstraint(_AddressConstraint):
     """A range of I/O ports.
 
     Parameters
@@ -144,7 +255,7 @@ class _PioConstraint(_AddressConstraint):
     size : int
         Number of ports.
     range : tuple of (int, int), optional
-        Lowest and highest port that may be given.
+        Lowest and highest port of the allocation.
     align : int
         The first port is a multiple of it.
     """
@@ -153,19 +264,20 @@ class _PioConstraint(_AddressConstraint):
     range: tuple[int, int] | None = None
     align: int = 1
     _limits: ClassVar = {"size": PORT_COUNT, "align": PORT_ALIGN}
+    _bounds: ClassVar = PORT
 
 
 @variant_of(ResourceConstraint, "MmioAddress")
 @dataclass(frozen=True, repr=False, slots=True)
-class _MmioConstraint(_AddressConstraint):
+class MmioAddressConstraint(_AddressConstraint):
     """A range of memory-mapped I/O addresses.
 
     Parameters
     ----------
     size : int
-        Bytes.
+        Number of bytes.
     range : tuple of (int, int), optional
-        Lowest and highest address that may be given.
+        Lowest and highest address of the allocation.
     align : int
         The first address is a multiple of it.
     """
@@ -174,19 +286,20 @@ class _MmioConstraint(_AddressConstraint):
     range: tuple[int, int] | None = None
     align: int = PAGE_SIZE
     _limits: ClassVar = {"size": BYTE_COUNT, "align": ADDRESS_ALIGN}
+    _bounds: ClassVar = ADDRESS
 
 
 @variant_of(ResourceConstraint, "MemAddress")
 @dataclass(frozen=True, repr=False, slots=True)
-class _MemConstraint(_AddressConstraint):
+class MemAddressConstraint(_AddressConstraint):
     """A range of guest memory.
 
     Parameters
     ----------
     size : int
-        Bytes.
+        Number of bytes.
     range : tuple of (int, int), optional
-        Lowest and highest address that may be given.
+        Lowest and highest address of the allocation.
     align : int
         The first address is a multiple of it.
     """
@@ -195,17 +308,18 @@ class _MemConstraint(_AddressConstraint):
     range: tuple[int, int] | None = None
     align: int = PAGE_SIZE
     _limits: ClassVar = {"size": BYTE_COUNT, "align": ADDRESS_ALIGN}
+    _bounds: ClassVar = ADDRESS
 
 
 @variant_of(ResourceConstraint, "LegacyIrq")
 @dataclass(frozen=True, repr=False, slots=True)
-class _LegacyIrqConstraint(ResourceConstraint):
+class LegacyIrqConstraint(ResourceConstraint):
     """A legacy interrupt.
 
     Parameters
     ----------
     irq : int, optional
-        Its number; any by default.
+        Its number; by default, any.
     """
 
     irq: int | None = None
@@ -214,13 +328,13 @@ class _LegacyIrqConstraint(ResourceConstraint):
 
 @variant_of(ResourceConstraint, "PciMsiIrq")
 @dataclass(frozen=True, repr=False, slots=True)
-class _PciMsiIrqConstraint(ResourceConstraint):
-    """PCI MSI interrupts in a row.
+class PciMsiIrqConstraint(ResourceConstraint):
+    """Contiguous PCI MSI interrupts.
 
     Parameters
     ----------
     size : int
-        How many.
+        Number of interrupts.
     """
 
     size: int
@@ -229,13 +343,13 @@ class _PciMsiIrqConstraint(ResourceConstraint):
 
 @variant_of(ResourceConstraint, "PciMsixIrq")
 @dataclass(frozen=True, repr=False, slots=True)
-class _PciMsixIrqConstraint(ResourceConstraint):
-    """PCI MSI-X interrupts in a row.
+class PciMsixIrqConstraint(ResourceConstraint):
+    """Contiguous PCI MSI-X interrupts.
 
     Parameters
     ----------
     size : int
-        How many.
+        Number of interrupts.
     """
 
     size: int
@@ -244,13 +358,13 @@ class _PciMsixIrqConstraint(ResourceConstraint):
 
 @variant_of(ResourceConstraint, "GenericIrq")
 @dataclass(frozen=True, repr=False, slots=True)
-class _GenericIrqConstraint(ResourceConstraint):
-    """Generic MSI interrupts in a row.
+class GenericIrqConstraint(ResourceConstraint):
+    """Contiguous generic MSI interrupts.
 
     Parameters
     ----------
     size : int
-        How many.
+        Number of interrupts.
     """
 
     size: int
@@ -259,15 +373,15 @@ class _GenericIrqConstraint(ResourceConstraint):
 
 @variant_of(ResourceConstraint, "KvmMemSlot")
 @dataclass(frozen=True, repr=False, slots=True)
-class _KvmMemSlotConstraint(ResourceConstraint):
+class KvmMemSlotConstraint(ResourceConstraint):
     """Memory slots of the hypervisor.
 
     Parameters
     ----------
     size : int
-        How many.
+        Number of slots.
     slot : int, optional
-        The first of them; any by default.
+        The first slot; by default, any.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""Changes of the bus as transactions: what a device manager needs of it, and how an `IoManager` gives it."""
+"""`IoManagerContext`, the transactions that a device manager makes, and its implementation on an `IoManager`."""
 
 from __future__ import annotations
 
@@ -8,56 +8,106 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._bus import IoManager
-from .transactions import Transaction
 from ..device import DeviceIo
 from ..errors import TransactionError
 from ..resources import Resource
+from .public import exported_from
+from .transactions import Transaction
 
 __all__ = ["DeviceManagerContext", "IoManagerContext"]
 
 
+@exported_from("dbs_device.device_manager")
 class IoManagerContext(ABC):
-    """What a device manager needs of the bus: changes that take effect together, or not at all.
+    """Transactions on the bus: changes that take effect together, or not at all.
 
-    What `begin_tx` returns stands for the transaction in the other calls. It is the lock as well: between `begin_tx`
-    and `commit_tx` or `cancel_tx` no other thread can change the bus, and no device may be called.
+    The other methods take the transaction that `begin_tx` returns. It is also a lock: between `begin_tx` and
+    `commit_tx` or `cancel_tx`, no other thread can change the bus, and no device may be called.
     """
 
     @abstractmethod
     def begin_tx(self) -> Any:
-        """Begin a transaction and return it. Waits while another thread has one open."""
+        """Begin a transaction and return it. Waits while another thread has one open.
+
+        Raises
+        ------
+        TransactionError
+            This thread already has one open.
+        """
 
     @abstractmethod
     def commit_tx(self, ctx: Any) -> None:
-        """Make the changes of a transaction effective, all at once."""
+        """Make the changes of a transaction effective, all at once.
+
+        Raises
+        ------
+        TransactionError
+            The transaction is finished, or belongs to another thread or bus.
+        """
 
     @abstractmethod
     def cancel_tx(self, ctx: Any) -> None:
-        """Drop the changes of a transaction; `TransactionError` if it is finished."""
+        """Drop the changes of a transaction.
+
+        Raises
+        ------
+        TransactionError
+            The transaction is finished, or belongs to another thread or bus.
+        """
 
     @abstractmethod
     def register_device_io(self, ctx: Any, device: DeviceIo, resources: Iterable[Resource]) -> None:
-        """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed."""
+        """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
+
+        Raises
+        ------
+        DeviceOverlapError
+            A range overlaps another one.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
+        TransactionError
+            The transaction is finished, or belongs to another thread or bus.
+        TypeError
+            The device cannot be registered, or an item is not a `Resource`.
+        """
 
     @abstractmethod
     def unregister_device_io(self, ctx: Any, resources: Iterable[Resource]) -> None:
-        """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed."""
+        """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.
+
+        Raises
+        ------
+        NoDeviceError
+            A range is not registered with that base and size.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
+        TransactionError
+            The transaction is finished, or belongs to another thread or bus.
+        TypeError
+            An item is not a `Resource`.
+        """
 
 
+@exported_from("dbs_device.device_manager")
 class DeviceManagerContext(IoManagerContext):
     """The `IoManagerContext` of an `IoManager`.
 
-    Several contexts of one manager share its lock, so that none loses another's changes.
+    All contexts of a manager share its lock, so that no change is lost.
 
     Parameters
     ----------
     io_manager : IoManager
-        The bus that is changed.
+        The bus.
 
     Attributes
     ----------
     io_manager : IoManager
-        The parameter.
+        The bus.
+
+    Raises
+    ------
+    TypeError
+        `io_manager` is not an `IoManager`.
 
     Examples
     --------
@@ -82,36 +132,42 @@ class DeviceManagerContext(IoManagerContext):
         Returns
         -------
         Transaction
-            To be finished by this thread. One that is dropped unfinished is cancelled.
+            To be committed or cancelled by this thread; cancelled if it is dropped or the thread ends.
 
         Raises
         ------
         TransactionError
-            This thread has one open on this manager already.
+            This thread already has one open on this manager.
         """
         return self.io_manager.begin_tx()
 
     def commit_tx(self, ctx: Transaction) -> None:
-        """Make the changes of a transaction effective, on both buses at once, and let others in. O(ranges).
+        """Make the changes of a transaction effective, in both spaces at once, and release the lock. O(ranges).
 
-        Accesses that are under way are not waited for: they finish with the ranges, and the devices, that they began
-        with. Who has to wait for them takes the device's `Mutex` afterwards.
+        Accesses in progress are not waited for: they finish on the ranges and devices that they started with. To wait
+        for them, acquire the device's `Mutex` afterwards.
 
         Raises
         ------
         TransactionError
-            The transaction is finished, was begun by another thread, or belongs to another manager.
+            The transaction is finished, or belongs to another thread or manager.
+        TypeError
+            `ctx` is not a `Transaction`.
+        Exception
+            Whatever a callback of `IoManager.on_change` raises; the changes are then effective.
         """
         self._check(ctx)
         ctx.commit()
 
     def cancel_tx(self, ctx: Transaction) -> None:
-        """Drop the changes of a transaction, and let others in.
+        """Drop the changes of a transaction, and release the lock.
 
         Raises
         ------
         TransactionError
-            As for `commit_tx`.
+            The transaction is finished, or belongs to another thread or manager.
+        TypeError
+            `ctx` is not a `Transaction`.
         """
         self._check(ctx)
         ctx.cancel()
@@ -122,18 +178,22 @@ class DeviceManagerContext(IoManagerContext):
         Parameters
         ----------
         ctx : Transaction
-            What `begin_tx` has returned.
+            The transaction. If this call fails, it is unchanged and still open.
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those that are neither ports nor MMIO are passed over.
+            Those that are neither PIO nor MMIO ranges are ignored.
 
         Raises
         ------
-        DeviceOverlapError, InvalidRangeError, TypeError
-            As for `IoManager.register_device_io`. Nothing of this call is kept then; the transaction goes on.
+        DeviceOverlapError
+            A range overlaps a registered one, or another one of `resources`.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
         TransactionError
-            As for `commit_tx`.
+            The transaction is finished, or belongs to another thread or manager.
+        TypeError
+            `ctx` is not a `Transaction`, the device is not a `DeviceIo`, or an item is not a `Resource`.
         """
         self._check(ctx)
         ctx.register_device_io(device, resources)
@@ -144,26 +204,36 @@ class DeviceManagerContext(IoManagerContext):
         Parameters
         ----------
         ctx : Transaction
-            What `begin_tx` has returned.
+            The transaction. If this call fails, it is unchanged and still open.
         resources : iterable of Resource
-            Each range has to be registered, with the same base and size.
+            Each range must be registered with the same base and size. Other resources are ignored.
 
         Raises
         ------
-        NoDeviceError, InvalidRangeError, TypeError
-            As for `IoManager.unregister_device_io`. Nothing of this call is kept then; the transaction goes on.
+        NoDeviceError
+            A range is not registered with that base and size.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
         TransactionError
-            As for `commit_tx`.
+            The transaction is finished, or belongs to another thread or manager.
+        TypeError
+            `ctx` is not a `Transaction`, or an item is not a `Resource`.
         """
         self._check(ctx)
         ctx.unregister_device_io(resources)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Return a context manager: a transaction that is committed at the end of the block.
+        """Return a context manager that begins a transaction, and commits it at the end of the block.
 
-        It is begun when the block is entered, and cancelled if the block raises. One that the block itself has
-        finished is left as it is.
+        The transaction is cancelled if the block raises. The block may also commit or cancel it itself.
+
+        Raises
+        ------
+        TransactionError
+            On entry: this thread already has a transaction open on this manager.
+        Exception
+            Whatever a callback of `IoManager.on_change` raises; the changes are then effective.
         """
         with self.begin_tx() as transaction:
             yield transaction
@@ -173,6 +243,6 @@ class DeviceManagerContext(IoManagerContext):
 
     def _check(self, ctx: Transaction) -> None:
         if not isinstance(ctx, Transaction):
-            raise TypeError(f"a transaction is what begin_tx returns, not {type(ctx).__name__}")
+            raise TypeError(f"ctx must be the Transaction that begin_tx() returned, not {type(ctx).__name__}")
         if ctx.manager is not self.io_manager:
             raise TransactionError("the transaction belongs to another IoManager")

@@ -1,8 +1,8 @@
-"""A pool of numbers (ports, addresses, interrupts, slots) out of which ranges are allocated.
+"""A pool of numbers (ports, addresses, interrupts, slots) from which ranges are allocated.
 
-The free numbers are disjoint ranges, sorted, that never touch: neighbours are merged as soon as both are free. They lie
-in two `array`s, so that a change is a bisection and a block move, and a search is a few passes of numpy over the same
-memory, whose cost hardly depends on how badly the pool is fragmented or on how odd the alignment is.
+The free numbers are sorted, disjoint ranges; adjacent ones are merged. They are stored in two `array`s, so that a
+change is a bisection and a block move, and a search is a few numpy passes over the same memory, whose cost hardly
+depends on fragmentation or alignment.
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ _Numbers: TypeAlias = NDArray[np.uint64]
 
 
 class RangePool:
-    """Ranges of numbers out of which the lowest that fits is allocated. It has no lock of its own.
+    """Allocates the lowest range of numbers that fits. Not thread-safe.
 
     Parameters
     ----------
     name : str
-        What the numbers are, for messages.
+        The kind of numbers, for messages.
     ranges : iterable of (int, int)
-        First and last number of each range, inclusive, in any order; `InvalidRangeError` if one is empty, runs past
-        `maximum` or overlaps another.
+        First and last number of each range, inclusive, in any order.
     maximum : int
-        The highest number that the space has, at most 2**64 - 1.
+        The highest possible number, at most 2**64 - 1.
     number_format : str
         How the numbers are printed: "#x" or "d".
+
+    Raises
+    ------
+    InvalidRangeError
+        A range is empty, runs past `maximum` or overlaps another one.
     """
 
     __slots__ = ("_firsts", "_format", "_lasts", "_live", "_maximum", "name")
@@ -53,54 +57,60 @@ class RangePool:
         for first, last in sorted(ranges):
             if not 0 <= first <= last <= maximum:
                 raise InvalidRangeError(
-                    f"{name}: range {self._range(first, last)} is empty or outside of {self._range(0, maximum)}"
+                    f"{name}: range {self._range(first, last)} is empty or outside {self._range(0, maximum)}"
                 )
             if previous is not None and first <= previous[1]:
                 raise InvalidRangeError(f"{name}: range {self._range(first, last)} overlaps {self._range(*previous)}")
-            self._give_back(first, last)
+            self._insert_free(first, last)
             previous = first, last
 
     def allocate(self, size: int, align: int = 1, lowest: int = 0, highest: int | None = None) -> int | None:
-        """Take the lowest `size` numbers in a row that are free and lie within `lowest`..`highest`.
+        """Allocate the lowest `size` contiguous free numbers within `lowest`..`highest`. O(free ranges), some ns each.
 
         Parameters
         ----------
         size : int
             How many, 1..2**64.
         align : int
-            The first of them is a multiple of it; 1..2**64 - 1.
+            The first one is a multiple of it; 1..2**64 - 1.
         lowest, highest : int
-            Bounds of the whole allocation, inclusive; by default those of the space.
+            Bounds of the whole allocation, inclusive; by default, those of the space.
 
         Returns
         -------
         int or None
-            The first number, or None if nothing fits. O(free ranges), a few nanoseconds for each.
+            The first number, or None if nothing fits.
         """
         base = self._find(size, align, lowest, self._maximum if highest is None else highest)
         if base is not None:
-            self._take(base, base + size - 1)
+            self._remove_free(base, base + size - 1)
         return base
 
     def free(self, base: int, size: int) -> None:
-        """Give an allocation back, exactly as it was made; `ValueError`, which says why, if there is no such one."""
+        """Free an allocation, all of it.
+
+        Raises
+        ------
+        ValueError
+            `base` and `size` are not those of an allocation; the message says why.
+        """
         last = base + size - 1
         allocated = self._live.get(base)
         if allocated is None:
             raise ValueError(f"no allocation begins at {base:{self._format}}")
         if allocated != last:
-            raise ValueError(f"allocated is {self._range(base, allocated)}")
+            raise ValueError(f"the allocation is {self._range(base, allocated)}")
         del self._live[base]
-        self._give_back(base, last)
+        self._insert_free(base, last)
 
     def describe_free(self, lowest: int = 0, highest: int | None = None) -> str:
-        """Return what is free within `lowest`..`highest` as a message prints it: the first few ranges, and a sum."""
+        """Return the free ranges within `lowest`..`highest` as a message prints them: the first few, and a summary."""
         firsts, lasts = self._clipped(lowest, self._maximum if highest is None else highest)
         shown = [self._range(int(first), int(last)) for first, last in zip(firsts[:_RANGES_SHOWN], lasts, strict=False)]
-        text = ", ".join(shown) or "nothing"
+        text = ", ".join(shown) or "none"
         more = len(firsts) - len(shown)
         if more:
-            text += f" and {more} more; the longest has {int((lasts - firsts).max()) + 1:{self._format}}"
+            text += f" and {more} more; the longest has {int((lasts - firsts).max()) + 1}"
         if highest is not None:
             text += f" within {self._range(lowest, highest)}"
         return text
@@ -111,7 +121,7 @@ class RangePool:
         return len(self._live)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Iterate over the free ranges, (first, last), in order."""
+        """Iterate over the free ranges (first, last), in order."""
         return zip(self._firsts, self._lasts, strict=True)
 
     def _range(self, first: int, last: int) -> str:
@@ -120,13 +130,13 @@ class RangePool:
         return f"{first}" if first == last else f"{first}..{last}"
 
     def _clipped(self, lowest: int, highest: int) -> tuple[_Numbers, _Numbers]:
-        """Return firsts and lasts of the free ranges, as far as they lie within the bounds."""
+        """Return firsts and lasts of the free ranges, clipped to the bounds."""
         begin = bisect_left(self._lasts, lowest)
         end = bisect_right(self._firsts, highest)
         if begin >= end:
             nothing = np.empty(0, np.uint64)
             return nothing, nothing
-        # Both calls copy: an array that numpy still looks at refuses to be resized.
+        # Both calls copy: an array cannot be resized while numpy holds a view of it.
         firsts = np.maximum(np.frombuffer(self._firsts, np.uint64)[begin:end], np.uint64(lowest))
         lasts = np.minimum(np.frombuffer(self._lasts, np.uint64)[begin:end], np.uint64(highest))
         return firsts, lasts
@@ -135,22 +145,22 @@ class RangePool:
         firsts, lasts = self._clipped(lowest, highest)
         if not len(firsts):
             return None
-        room = lasts - firsts  # the size less one, which is what fits into 64 bits
+        room = lasts - firsts  # size - 1, which fits into 64 bits
         if align == 1:
             fits = room >= np.uint64(size - 1)
             index = int(fits.argmax())
             return int(firsts[index]) if fits[index] else None
-        # floor_divide by a scalar is several times faster than remainder, which divides in hardware.
+        # floor_divide by a scalar is several times faster than remainder, which uses the division instruction.
         divisor = np.uint64(align)
         over = firsts - firsts // divisor * divisor
         padding = np.where(over == 0, over, divisor - over)
-        # Where the padding exceeds the room the difference wraps; the first comparison rules those out.
+        # Where padding > room, the difference wraps; the first comparison excludes these.
         fits = (padding <= room) & (room - padding >= np.uint64(size - 1))
         index = int(fits.argmax())
         return int(firsts[index]) + int(padding[index]) if fits[index] else None
 
-    def _take(self, base: int, last: int) -> None:
-        """Cut `base`..`last` out of the free range that it lies in."""
+    def _remove_free(self, base: int, last: int) -> None:
+        """Remove `base`..`last` from the free range that contains it, and record the allocation."""
         index = bisect_right(self._firsts, base) - 1
         free_last = self._lasts[index]
         if self._firsts[index] == base:
@@ -165,8 +175,8 @@ class RangePool:
                 self._lasts.insert(index + 1, free_last)
         self._live[base] = last
 
-    def _give_back(self, base: int, last: int) -> None:
-        """Add `base`..`last` to the free ranges, merged with its neighbours."""
+    def _insert_free(self, base: int, last: int) -> None:
+        """Add `base`..`last` to the free ranges, and merge adjacent ones."""
         index = bisect_left(self._firsts, base)
         joins_previous = index > 0 and self._lasts[index - 1] + 1 == base
         joins_next = index < len(self._firsts) and self._firsts[index] == last + 1

@@ -1,4 +1,4 @@
-"""What resources and constraints have in common: frozen records of checked numbers, as the variants of an enum."""
+"""The common base of resources and constraints: frozen records of checked numbers, as variants of an enum."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import operator
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, SupportsIndex, TypeVar
 
+from ..address import Space
 from ..errors import InvalidRangeError
 
-MAX_PORT = 0xFFFF
-MAX_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
-PAGE_SIZE = 0x1000  # alignment that the crate gives to memory by default
+PAGE_SIZE = 0x1000  # the crate's default alignment of memory
 
 
 class Limits(NamedTuple):
-    """What an integer field may hold, and how it is printed."""
+    """The values that an integer field accepts, and how they are printed."""
 
     minimum: int
     maximum: int
@@ -30,31 +29,32 @@ class Limits(NamedTuple):
             raise TypeError(f"{what} takes an integer as {name}, not {type(value).__name__}")
         number = operator.index(value)
         if not self.minimum <= number <= self.maximum:
-            raise InvalidRangeError(f"{what} takes {self.minimum:#x}..{self.maximum:#x} as {name}, not {number:#x}")
+            accepted = f"{self.minimum:{self.format}}..{self.maximum:{self.format}}"
+            raise InvalidRangeError(f"{what} takes {accepted} as {name}, not {number:{self.format}}")
         return number
 
 
-PORT = Limits(0, MAX_PORT)
-PORT_COUNT = Limits(0, MAX_PORT + 1)
-PORT_ALIGN = Limits(1, MAX_PORT)
-ADDRESS = Limits(0, MAX_ADDRESS)
-BYTE_COUNT = Limits(0, MAX_ADDRESS + 1)
-ADDRESS_ALIGN = Limits(1, MAX_ADDRESS)
-# IRQs and memory slots are u32 in the crate, and are numbered in decimal everywhere.
+PORT = Limits(0, Space.PIO.last_address)
+PORT_COUNT = Limits(0, Space.PIO.last_address + 1, format="d")
+PORT_ALIGN = Limits(1, Space.PIO.last_address, format="d")
+ADDRESS = Limits(0, Space.MMIO.last_address)
+BYTE_COUNT = Limits(0, Space.MMIO.last_address + 1, format="d")
+ADDRESS_ALIGN = Limits(1, Space.MMIO.last_address, format="d")
+# Interrupts and memory slots: u32 in the crate, and in decimal everywhere.
 NUMBER = Limits(0, 0xFFFF_FFFF, format="d")
 OPTIONAL_NUMBER = NUMBER._replace(optional=True)
 
 
 class Record:
-    """A frozen dataclass that checks its integer fields, and prints addresses and sizes in hex."""
+    """A frozen dataclass that checks its integer fields, and prints addresses in hex and sizes in decimal."""
 
     __slots__ = ()
 
     _limits: ClassVar[dict[str, Limits]] = {}
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Refuse to make the family itself: it stands for a Rust enum, which exists only as one of its variants."""
-        raise TypeError(f"{type(self).__name__} is not made itself, but as one of its variants")
+        """Refuse to instantiate the family, which stands for a Rust enum: only its variants have instances."""
+        raise TypeError(f"{type(self).__name__} cannot be instantiated: use one of its variants")
 
     def __post_init__(self) -> None:
         for name, limits in self._limits.items():
@@ -74,10 +74,11 @@ _RecordT = TypeVar("_RecordT", bound=type[Record])
 
 
 def variant_of(family: type[Record], name: str | None = None) -> Callable[[_RecordT], _RecordT]:
-    """Make a class reachable as an attribute of its family, as a Rust enum's variant is: `Resource.LegacyIrq`."""
+    """Make a class an attribute of its family, like a variant of a Rust enum: `Resource.LegacyIrq`."""
 
     def place_in_family(variant: _RecordT) -> _RecordT:
-        """Rename the class, and set it as the family's attribute."""
+        """Give the class its qualified name, and make it an attribute of the family."""
+        variant.__module__ = family.__module__
         variant.__name__ = name or variant.__name__
         variant.__qualname__ = f"{family.__name__}.{variant.__name__}"
         setattr(family, variant.__name__, variant)

@@ -1,4 +1,4 @@
-"""The accesses of a run as an array, with the map of the machine, and the file that both are kept in."""
+"""`Trace`: recorded accesses as an array, the address map of the machine, and the file that stores both."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import MAX_ADDRESS, MAX_PORT
 from ..address import Space
 from ..device import Mutex
 from ..errors import InvalidRangeError, format_count, format_range
+from .public import exported_from
 
 if TYPE_CHECKING:
     from .._bus import IoManager
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCESS_DTYPE",
     "ACCESS_SIZES",
-    "HIGHEST_ADDRESS",
     "Access",
     "AccessCount",
     "RangeSelector",
-    "Space",
     "Trace",
     "TraceRange",
     "format_accesses",
@@ -38,9 +36,6 @@ __all__ = [
 ACCESS_DTYPE = np.dtype(
     [("t_ns", "u8"), ("space", "u1"), ("write", "u1"), ("addr", "u8"), ("size", "u1"), ("value", "u8")]
 )
-
-
-HIGHEST_ADDRESS = {Space.PIO: MAX_PORT, Space.MMIO: MAX_ADDRESS}
 ACCESS_SIZES = (1, 2, 4, 8)
 _HIGHEST_VALUE = np.array([(1 << 8 * size) - 1 if size in ACCESS_SIZES else 0 for size in range(256)], dtype=np.uint64)
 # The columns of a file, and their types.
@@ -53,15 +48,16 @@ _MAP_COLUMNS: dict[str, np.dtype[Any]] = {
 }
 
 
+@exported_from("dbs_device.trace")
 class Access(NamedTuple):
     """One access of a trace.
 
     Attributes
     ----------
     t_ns : int
-        When it had been served, in nanoseconds since the recording began.
+        Time of its completion, in nanoseconds since the recording began.
     space : Space
-        The address space.
+        The I/O space.
     write : bool
         Whether the guest wrote.
     addr : int
@@ -69,7 +65,7 @@ class Access(NamedTuple):
     size : int
         1, 2, 4 or 8 bytes.
     value : int
-        What was read or written.
+        The value read or written.
     """
 
     t_ns: int
@@ -80,17 +76,18 @@ class Access(NamedTuple):
     value: int
 
 
+@exported_from("dbs_device.trace")
 class TraceRange(NamedTuple):
-    """A range of the machine that a trace was recorded on.
+    """A range in the address map of a trace.
 
     Attributes
     ----------
     space : Space
-        The address space.
+        The I/O space.
     base, last : int
         First and last address (or port), both inclusive.
     name : str
-        What the trace calls it. Several ranges of one device share a name.
+        The name of its device; several ranges may share it.
     """
 
     space: Space
@@ -99,16 +96,17 @@ class TraceRange(NamedTuple):
     name: str
 
     def __repr__(self) -> str:
-        return f"TraceRange({self.space.name} {format_range(self.base, self.last)}, {self.name!r})"
+        return f"TraceRange({self.space} {format_range(self.base, self.last)}, {self.name!r})"
 
 
+@exported_from("dbs_device.trace")
 class AccessCount(NamedTuple):
-    """How often the ranges of one name, or those of one device, were accessed.
+    """The accesses to the ranges of one name, or of one device.
 
     Attributes
     ----------
     name : str or None
-        The name; None counts the accesses that no range owns.
+        The name; None for accesses that no range owns.
     reads, writes : int
         Number of accesses.
     bytes_read, bytes_written : int
@@ -122,23 +120,22 @@ class AccessCount(NamedTuple):
     bytes_written: int
 
 
-RangeSelector: TypeAlias = str | TraceRange | tuple[int, int, int]
+RangeSelector: TypeAlias = str | TraceRange | tuple[int | str, int, int]
 
 
+@exported_from("dbs_device.trace")
 class Trace:
-    """The accesses of one run, in order, with the map of the machine that it was recorded on.
+    """Recorded accesses, in order, with the address map of the machine.
 
     `trace[i]` and iteration give `Access` tuples; a slice, a boolean mask or an array of indices gives a `Trace`.
-    Traces are equal when accesses and ranges are.
+    Traces are equal if their accesses and ranges are.
 
     Parameters
     ----------
     accesses : numpy.ndarray
-        1-D, of `ACCESS_DTYPE`; `TypeError` otherwise, `ValueError` for values that no access can have. It is not
-        copied.
-    ranges : iterable of TraceRange or tuple of (int, int, int, str), optional
-        The map: (space, base, last, name) of each range. `InvalidRangeError` for an empty range or one outside its
-        space, `ValueError` if two overlap.
+        1-D, of `ACCESS_DTYPE`. It is not copied.
+    ranges : iterable of TraceRange or tuple of (Space or str, int, int, str), optional
+        The map: (space, base, last, name) of each range.
 
     Attributes
     ----------
@@ -146,12 +143,21 @@ class Trace:
         The accesses.
     ranges : tuple of TraceRange
         The map, in the order given.
+
+    Raises
+    ------
+    InvalidRangeError
+        A range is empty or outside its space.
+    TypeError
+        `accesses` has another type or shape, or a field of a range has the wrong type.
+    ValueError
+        An access has an impossible value, a space does not exist, or two ranges overlap.
     """
 
     __hash__ = None  # type: ignore[assignment]  # its array is mutable
 
     def __init__(
-        self, accesses: NDArray[np.void], ranges: Iterable[TraceRange | tuple[int, int, int, str]] = ()
+        self, accesses: NDArray[np.void], ranges: Iterable[TraceRange | tuple[int | str, int, int, str]] = ()
     ) -> None:
         if not isinstance(accesses, np.ndarray) or accesses.dtype != ACCESS_DTYPE or accesses.ndim != 1:
             raise TypeError("a Trace takes a 1-D array of ACCESS_DTYPE")
@@ -188,17 +194,26 @@ class Trace:
         return f"<{type(self).__name__}: {format_accesses(len(self))}, {format_count(len(self.ranges), 'range')}>"
 
     def mask(self, selectors: str | Iterable[RangeSelector]) -> NDArray[np.bool_]:
-        """Say of each access whether it begins in one of the ranges.
+        """Return which accesses begin in one of the ranges.
 
         Parameters
         ----------
         selectors : str or iterable
-            Names of the map (`ValueError` for one that it does not have), or (space, base, last), inclusive.
+            Names of ranges in the map, or (space, base, last), inclusive.
 
         Returns
         -------
         numpy.ndarray
-            bool, one per access: `trace[trace.mask("com1")]` are the accesses of that range.
+            bool, one per access: `trace[trace.mask("com1")]` are the accesses to that range.
+
+        Raises
+        ------
+        OverflowError
+            A base or last address is not 0..2**64 - 1.
+        TypeError
+            A selector is neither a name nor a (space, base, last) tuple.
+        ValueError
+            The map has no range of that name, or the space does not exist.
         """
         selected = np.zeros(len(self), dtype=np.bool_)
         for space, base, last in self._select(selectors):
@@ -207,38 +222,38 @@ class Trace:
             selected |= within & (self.accesses["space"] == Space(space))
         return selected
 
-    def _select(self, selectors: str | Iterable[RangeSelector]) -> Iterator[tuple[int, int, int]]:
+    def _select(self, selectors: str | Iterable[RangeSelector]) -> Iterator[tuple[int | str, int, int]]:
         for selector in [selectors] if isinstance(selectors, str) else selectors:
             if isinstance(selector, str):
                 named = [each[:3] for each in self.ranges if each.name == selector]
                 if not named:
-                    names = ", ".join(repr(each.name) for each in self.ranges) or "none at all"
-                    raise ValueError(f"the trace has no range named {selector!r}; it has {names}")
+                    names = ", ".join(repr(each.name) for each in self.ranges) or "none"
+                    raise ValueError(f"the trace has no range named {selector!r}; its ranges: {names}")
                 yield from named
             elif isinstance(selector, tuple) and len(selector) in (3, 4):
                 yield selector[:3]
             else:
-                raise TypeError(f"a range is a name or (space, base, last), not {selector!r}")
+                raise TypeError(f"a range must be a name or (space, base, last), not {selector!r}")
 
     def summary(self, manager: IoManager | None = None) -> list[AccessCount]:
-        """Count the accesses of each range's name, or of each device.
+        """Count the accesses by name of range, or by device.
 
         Parameters
         ----------
         manager : IoManager, optional
-            Count by the devices that it maps now, and not by the trace's own map. A device goes by the name of its
-            type, a number being added to a second one of that name.
+            Count by the devices registered on it now, instead of by the trace's map. Devices are named by their type,
+            with a number from the second one of a type on.
 
         Returns
         -------
         list of AccessCount
-            One per name, in the order of the map, those without any access included; at the end one for the accesses
-            that no range owns, if there are any.
+            One per name, in the order of the map, even without accesses; at the end, one for accesses that no range
+            owns, if there are any.
         """
         ranges = self.ranges if manager is None else ranges_of(manager)
         names: list[str | None] = [*dict.fromkeys(each.name for each in ranges), None]
         index_of_name = {name: index for index, name in enumerate(names)}
-        # The last one is found by index -1, which stands for the accesses of nobody.
+        # Index -1, of an unowned access, finds the last one.
         name_of_range = np.array([*(index_of_name[each.name] for each in ranges), index_of_name[None]])
         name_indices = name_of_range[_range_indices(self.accesses, ranges)]
         cells = name_indices * 2 + self.accesses["write"]
@@ -248,8 +263,8 @@ class Trace:
             AccessCount(name, counts[2 * i], counts[2 * i + 1], sizes[2 * i], sizes[2 * i + 1])
             for i, name in enumerate(names)
         ]
-        nobodys = rows.pop()
-        return [*rows, nobodys] if nobodys.reads or nobodys.writes else rows
+        unowned = rows.pop()
+        return [*rows, unowned] if unowned.reads or unowned.writes else rows
 
     def to_pandas(self) -> Any:
         """Return the accesses as a pandas DataFrame.
@@ -257,8 +272,8 @@ class Trace:
         Returns
         -------
         pandas.DataFrame
-            One row per access: t_ns, space ("PIO" or "MMIO"), write (bool), addr, size, value, and range, the name
-            of the map's range (None where there is none).
+            One row per access. Columns: t_ns, space ("PIO" or "MMIO"), write (bool), addr, size, value, and range, the
+            name of the range in the map, or None.
 
         Raises
         ------
@@ -277,18 +292,23 @@ class Trace:
         return pandas.DataFrame(columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace as a compressed .npz file, one array per field, the map as `map_space`, `map_base`, ...
+        """Write the trace to a compressed .npz file: one array per field, the map as `map_space`, `map_base`, ...
 
         Parameters
         ----------
         path : path
-            The file, under exactly this name; one that exists is replaced.
+            The file. No suffix is added; an existing file is replaced.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         columns: dict[str, list[Any]] = {
             "map_space": [each.space for each in self.ranges],
             "map_base": [each.base for each in self.ranges],
             # The size of the whole 64-bit space, 2**64, is 0 in uint64.
-            "map_size": [(each.last - each.base + 1) & MAX_ADDRESS for each in self.ranges],
+            "map_size": [(each.last - each.base + 1) % 2**64 for each in self.ranges],
             "map_name": [each.name for each in self.ranges],
         }
         arrays: dict[str, Any] = {name: self.accesses[name] for name in _ACCESS_COLUMNS}
@@ -298,18 +318,18 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a trace from an .npz file. Pickled objects in it are refused, not loaded.
+        """Read a trace from an .npz file. Pickled objects in it are refused.
 
         Parameters
         ----------
         path : path
-            The file. The four arrays of the map may be absent, all together.
+            The file. The four arrays of the map may be absent together.
 
         Raises
         ------
         ValueError
-            The file is no .npz, a field is missing, has the wrong type or length, or holds what no access can have;
-            the message names file and field.
+            The file is not an .npz file; or a field is missing, has the wrong type or length, or an impossible value.
+            The message names file and field.
         OSError
             The file cannot be opened.
         """
@@ -329,32 +349,35 @@ def _access_of(row: Any) -> Access:
 
 
 def format_accesses(count: int) -> str:
-    """Return a number of accesses with its unit; `format_count` knows only plurals in "s"."""
+    """Return a number of accesses with its unit, whose plural `format_count` cannot make."""
     return f"{count} access" if count == 1 else f"{count} accesses"
 
 
 def _check_accesses(accesses: NDArray[np.void]) -> None:
-    """Raise `ValueError` for the first access that cannot have been one."""
+    """Raise `ValueError` for the first access with an impossible value."""
     sizes = accesses["size"]
+    last_port = Space.PIO.last_address
+    is_addr = (accesses["space"] == Space.MMIO) | (accesses["addr"] <= last_port)
     checks = (
-        ("space", accesses["space"] <= Space.MMIO, "0 (PIO) or 1 (MMIO)"),
-        ("write", accesses["write"] <= 1, "0 (read) or 1 (write)"),
-        ("size", np.isin(sizes, ACCESS_SIZES), "1, 2, 4 or 8 bytes"),
-        ("addr", (accesses["space"] == Space.MMIO) | (accesses["addr"] <= MAX_PORT), f"a port, 0x0..{MAX_PORT:#x}"),
-        ("value", accesses["value"] <= _HIGHEST_VALUE[sizes], "a number of the access's size"),
+        ("space", "d", accesses["space"] <= Space.MMIO, "0 (PIO) or 1 (MMIO)"),
+        ("write", "d", accesses["write"] <= 1, "0 (read) or 1 (write)"),
+        ("size", "d", np.isin(sizes, ACCESS_SIZES), "1, 2, 4 or 8 bytes"),
+        ("addr", "#x", is_addr, f"a port, 0x0..{last_port:#x}"),
+        ("value", "#x", accesses["value"] <= _HIGHEST_VALUE[sizes], "a number of the access's size"),
     )
-    for field, is_valid, expected in checks:
+    for field, number_format, is_valid, expected in checks:
         if not is_valid.all():
             index = int(np.argmin(is_valid))
-            raise ValueError(f"field {field!r}, access {index}: {int(accesses[field][index]):#x} is not {expected}")
+            value = format(int(accesses[field][index]), number_format)
+            raise ValueError(f"field {field!r}, access {index}: {value} is not {expected}")
 
 
 def _check_ranges(ranges: tuple[TraceRange, ...]) -> None:
     for each in ranges:
         if not isinstance(each.name, str):
-            raise TypeError(f"the name of a range is a str, not {type(each.name).__name__}")
-        if not 0 <= each.base <= each.last <= HIGHEST_ADDRESS[each.space]:
-            raise InvalidRangeError(f"{each!r} is empty or lies outside its space")
+            raise TypeError(f"the name of a range must be a str, not {type(each.name).__name__}")
+        if not 0 <= each.base <= each.last <= each.space.last_address:
+            raise InvalidRangeError(f"{each!r} is empty or outside its space")
     ordered = sorted(ranges)
     for one, other in itertools.pairwise(ordered):
         if one.space == other.space and other.base <= one.last:
@@ -362,23 +385,23 @@ def _check_ranges(ranges: tuple[TraceRange, ...]) -> None:
 
 
 def _range_indices(accesses: NDArray[np.void], ranges: tuple[TraceRange, ...]) -> NDArray[np.intp]:
-    """Return the index of the range that each access begins in, -1 for none."""
+    """Return the index of the range that each access begins in, or -1."""
     indices = np.full(len(accesses), -1, dtype=np.intp)
     for space in Space:
         order = sorted((each.base, each.last, i) for i, each in enumerate(ranges) if each.space == space)
         if not order:
             continue
-        chosen = np.flatnonzero(accesses["space"] == space)
-        addresses = accesses["addr"][chosen]
+        in_space = np.flatnonzero(accesses["space"] == space)
+        addresses = accesses["addr"][in_space]
         bases, lasts = (np.array([each[column] for each in order], dtype=np.uint64) for column in (0, 1))
         places = np.searchsorted(bases, addresses, side="right") - 1
         within = (places >= 0) & (addresses <= lasts[places])
-        indices[chosen[within]] = np.array([i for _, _, i in order])[places[within]]
+        indices[in_space[within]] = np.array([i for _, _, i in order])[places[within]]
     return indices
 
 
 def ranges_of(manager: IoManager) -> tuple[TraceRange, ...]:
-    """Return what a manager maps now, under the names of its devices' types."""
+    """Return the ranges registered on a manager now, named by the types of their devices."""
     names: dict[int, str] = {}
     namesakes: Counter[str] = Counter()
     ranges = []
@@ -397,10 +420,10 @@ def _read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]],
     with open(path, "rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
-        except Exception as error:  # numpy, zipfile and zlib each have errors of their own for a bad file
+        except Exception as error:  # numpy, zipfile and zlib raise errors of their own for a bad file
             raise ValueError(f"not an .npz file: {error}") from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("not an .npz file, but a single array")
+            raise ValueError("a single array, not an .npz file")
         with archive:
             accesses = _read_columns(archive, _ACCESS_COLUMNS)
             has_map = any(name in archive.files for name in _MAP_COLUMNS)
@@ -416,7 +439,7 @@ def _read_columns(archive: Any, columns: dict[str, np.dtype[Any]]) -> dict[str, 
             array = archive[name]
         except Exception as error:  # as for the whole file, and for an array of objects
             raise ValueError(f"field {name!r} cannot be read: {error}") from error
-        # The type of text has size 0 here and the length of the longest name in a file; byte order is numpy's business.
+        # The itemsize of text is 0 here, and depends on the longest name in a file. numpy converts the byte order.
         if array.dtype.kind != dtype.kind or dtype.itemsize not in (0, array.dtype.itemsize) or array.ndim != 1:
             raise ValueError(f"field {name!r} is {array.ndim}-D of type {array.dtype}, not 1-D of {dtype.name}")
         arrays[name] = array
@@ -427,17 +450,17 @@ def _read_columns(archive: Any, columns: dict[str, np.dtype[Any]]) -> dict[str, 
 
 
 def _ranges_from(columns: dict[str, NDArray[Any]]) -> list[TraceRange]:
-    """Return the ranges that the arrays of a map describe."""
+    """Return the ranges of a map from its arrays."""
     ranges = []
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     for index, (space, base, size, name) in enumerate(rows):
         if space > Space.MMIO:
-            raise ValueError(f"field 'map_space', range {index}: {space:#x} is not 0 (PIO) or 1 (MMIO)")
-        # Wraps for the whole 64-bit space, whose size is saved as 0, and for ranges that are none.
-        last = (base + size - 1) & MAX_ADDRESS
-        if not base <= last <= HIGHEST_ADDRESS[Space(space)]:
+            raise ValueError(f"field 'map_space', range {index}: {space} is not 0 (PIO) or 1 (MMIO)")
+        # Wraps for the whole 64-bit space, whose size is saved as 0, and for invalid ranges.
+        last = (base + size - 1) % 2**64
+        if not base <= last <= Space(space).last_address:
             raise ValueError(
-                f"field 'map_size', range {index}: {size:#x} from {base:#x} on is empty or ends outside its space"
+                f"field 'map_size', range {index}: {size} from {base:#x} on is empty or ends outside its space"
             )
         ranges.append(TraceRange(Space(space), base, last, name))
     return ranges
