@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -11,22 +12,6 @@ TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
 # `make annotate`: pages that show what Cython made of each line.
 ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
 
-MODULES = [
-    "_access",
-    "_batch",
-    "_buffers",
-    "_bus",
-    "_callbacks",
-    "_changes",
-    "_dispatch",
-    "_native",
-    "_owner",
-    "_tables",
-    "_transaction",
-    "_unicorn",
-    "_view",
-]
-
 compile_args = (
     ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-g0", "-std=c11"]
 )
@@ -34,14 +19,14 @@ macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TR
 
 extensions = [
     Extension(
-        f"dbs_device.{module}",
-        [f"dbs_device/{module}.pyx"],
+        ".".join(path.with_suffix("").parts),
+        [str(path)],
         extra_compile_args=compile_args,
         define_macros=macros,
         include_dirs=["dbs_device"],
         depends=["dbs_device/dbs_device.h"],
     )
-    for module in MODULES
+    for path in [Path("dbs_device/_bus.pyx"), *sorted(Path("dbs_device/_engine").glob("*.pyx"))]
 ]
 
 setup(

@@ -510,7 +510,7 @@ PIO: 3 ranges
   0x80..0x80                                  1 port  <post>
   0x81..0x3f7                              887 ports  -
   0x3f8..0x3ff                               8 ports  <uart>"""
-    assert manager.map() == picture
+    assert manager.format_map() == picture
     assert str(manager) == picture
 
 

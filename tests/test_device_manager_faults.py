@@ -20,6 +20,7 @@ from dbs_device import (
     NoDeviceError,
     Resource,
     ResourceConstraint,
+    Space,
     TransactionError,
 )
 from dbs_device.device_manager import DeviceManagerContext, DuplicateDeviceError, UnknownDeviceError
@@ -309,7 +310,7 @@ def test_a_device_that_was_unregistered_by_hand_is_not_removed(machine: Machine)
     before = machine.state()
     with pytest.raises(NoDeviceError) as caught:
         machine.devices.remove_device("card")
-    assert (caught.value.bus, caught.value.address, caught.value.size) == ("PIO", 0, 8)
+    assert (caught.value.space, caught.value.address, caught.value.size) == (Space.PIO, 0, 8)
     assert machine.state() == before
     assert machine.devices["card"] is card
     machine.bus.register_device_io(card, given[:1])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dbs_device._pool import RangePool
+from dbs_device._engine.pool import RangePool
 from dbs_device.errors import InvalidRangeError
 
 TOP = 0xFFFF_FFFF_FFFF_FFFF
@@ -174,8 +172,8 @@ def test_free_ranges_are_described_within_the_bounds() -> None:
     assert pool.describe_free() == "0x0..0xff"
     assert pool.describe_free(0x10, 0x1F) == "0x10..0x1f within 0x10..0x1f"
     pool.allocate(0x100)
-    assert "0x" not in pool.describe_free()
-    assert pool.describe_free(0, 7).endswith(" within 0x0..0x7")
+    assert pool.describe_free() == "none"
+    assert pool.describe_free(0, 7) == "none within 0x0..0x7"
 
 
 def test_many_free_ranges_are_summarized() -> None:
@@ -183,7 +181,6 @@ def test_many_free_ranges_are_summarized() -> None:
     assert make_pool(*ranges, number_format="d").describe_free() == (
         "0, 10..11, 20..22, 30..33 and 6 more; the longest has 10"
     )
-    assert re.fullmatch(
-        r"0xa\.\.0xb, 0x14\.\.0x16, 0x1e\.\.0x21, 0x28\.\.0x2c and 4 more; the longest has (0x)?8 within 0xa\.\.0x50",
-        make_pool(*ranges).describe_free(10, 80),
+    assert make_pool(*ranges).describe_free(10, 80) == (
+        "0xa..0xb, 0x14..0x16, 0x1e..0x21, 0x28..0x2c and 4 more; the longest has 8 within 0xa..0x50"
     )

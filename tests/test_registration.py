@@ -259,7 +259,7 @@ def test_only_the_exact_range_can_be_unregistered(space, wrong):
     base, size = wrong
     with pytest.raises(NoDeviceError, match=rf"^no {space} range {base:#x}\.\.{base + size - 1:#x} ") as refused:
         manager.unregister_device_io([space.range(*wrong)])
-    assert (refused.value.bus, refused.value.address, refused.value.size) == (space.name, base, size)
+    assert (refused.value.space.name, refused.value.address, refused.value.size) == (space.name, base, size)
     assert isinstance(refused.value, LookupError)
     assert manager.tables() is before
 

@@ -363,7 +363,7 @@ def test_what_shows_the_whole_map_shows_one_moment_of_it(impatient_interpreter, 
         while moves < 20_000 or looks < 5000:
             looks += 1
             if shows == "picture":
-                assert manager.map() in [moment.map() for moment in moments]
+                assert manager.format_map() in [moment.format_map() for moment in moments]
             elif shows == "repr":
                 assert repr(manager) in [repr(moment) for moment in moments]
             elif shows == "pickle":

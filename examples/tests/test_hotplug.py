@@ -59,7 +59,7 @@ def test_a_disk_that_is_plugged_again_gets_the_same_resources(output: str) -> No
 
 def test_a_device_whose_constraints_cannot_be_met_is_refused(output: str) -> None:
     assert re.fullmatch(
-        r"  NoAvailableResourceError: .*\bPioAddress\(size=(0x)?8, range=\(0x3f8, 0x3ff\), align=(0x)?8\).*\n\n",
+        r"  NoAvailableResourceError: .*\bPioAddress\(size=8, range=\(0x3f8, 0x3ff\), align=8\).*\n\n",
         step(output, 7),
     )
 
