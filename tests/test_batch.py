@@ -138,7 +138,7 @@ def test_bad_arguments_are_refused_before_any_access():
         manager.mmio_load_many(np.array([1.0]), 4)
     with pytest.raises(TypeError, match=r"^values .*\bunsigned\b.* int64$"):
         manager.mmio_store_many(addresses, 4, np.array([1, 2]))
-    with pytest.raises(ValueError, match=r"\b1, 2, 4 or 8\b.* not (0x)?3$"):
+    with pytest.raises(ValueError, match=r"\b1, 2, 4 or 8\b.* not 3$"):
         manager.mmio_load_many(addresses, 3)
     with pytest.raises(ValueError, match=r"^value 0x100 does not fit 1 byte$"):
         manager.mmio_store_many(addresses, 1, u64(1, 0x100))
@@ -200,13 +200,13 @@ def test_strings_on_an_open_bus_and_on_a_closed_one():
 
 def test_bad_strings_are_refused():
     device, manager = memory_and_manager()
-    with pytest.raises(ValueError, match=r"\b4\b.*\bmultiple\b.* not (0x)?6$"):
+    with pytest.raises(ValueError, match=r"\b4\b.*\bmultiple\b.* not 6$"):
         manager.pio_out_string(0x40, 4, bytes(6))
-    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_in_string(0x40, 8, bytearray(8))
-    with pytest.raises(ValueError, match=r"empty|at least 1 byte"):
+    with pytest.raises(ValueError, match="at least 1 byte"):
         manager.pio_in_string(0x40, 1, bytearray())
-    with pytest.raises(BufferError, match=r"writable|read-only"):
+    with pytest.raises(BufferError, match="read-only"):
         manager.pio_in_string(0x40, 1, b"abc")
     with pytest.raises(OverflowError, match="0x10000"):
         manager.pio_out_string(0x10000, 1, b"abc")

@@ -282,7 +282,7 @@ def test_a_read_refuses_what_is_read_only(space, make):
     buffer = make()
     before = contents(buffer)
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(BufferError, match=r"writable|read-only") as refused:
+        with pytest.raises(BufferError, match="read-only") as refused:
             space.read(manager, 0x100, buffer)
         assert type(buffer).__name__ in str(refused.value)
     assert contents(buffer) == before
@@ -306,7 +306,7 @@ def test_an_access_refuses_what_is_not_contiguous(space, method, make):
 @pytest.mark.parametrize("method", ["read", "write"])
 def test_an_access_refuses_what_is_empty(space, method, make):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(ValueError, match=r"empty|at least 1 byte"):
+        with pytest.raises(ValueError, match="at least 1 byte"):
             getattr(space, method)(manager, 0x100, make())
 
 

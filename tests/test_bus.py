@@ -310,16 +310,16 @@ def test_integers_have_the_sizes_of_registers(space, size):
     manager = map_both(device, open_bus=0)
     sizes = "1, 2, 4 or 8" if space is MMIO else "1, 2 or 4"
     for call in (lambda: space.load(manager, 0x100, size), lambda: space.store(manager, 0x100, size, 0)):
-        with pytest.raises(ValueError, match=rf"\b{sizes}\b.* not ({size}|{size:#x})$"):
+        with pytest.raises(ValueError, match=rf"\b{sizes}\b.* not {size}$"):
             call()
     assert device.calls == []
 
 
 def test_a_port_integer_cannot_have_8_bytes():
     manager = map_both(Recorder())
-    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_in(0x100, 8)
-    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not (0x)?8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_out(0x100, 8, 0)
 
 
@@ -347,7 +347,7 @@ def test_an_integer_by_its_index_alone_has_the_same_limits(space, number):
         space.load(manager, other, 1)
     with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} .*0x0\.\.{space.last:#x}$"):
         space.bus(manager).find(other)
-    with pytest.raises(ValueError, match=rf" not ({number}|{number:#x})$"):
+    with pytest.raises(ValueError, match=rf" not {number}$"):
         space.load(manager, 0, other)
     with pytest.raises(ValueError, match=rf"^value {number:#x} does not fit 1 byte$"):
         space.store(manager, 0, 1, other)
