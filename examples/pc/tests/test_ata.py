@@ -229,7 +229,7 @@ def test_empty_channel_reads_as_zero() -> None:
 
 
 def test_disk_smaller_than_a_sector() -> None:
-    with pytest.raises(ValueError, match=r"^a disk takes an image of at least one sector \(512 bytes\)$"):
+    with pytest.raises(ValueError, match=r"^a disk image must have at least one sector \(512 bytes\)$"):
         AtaDisk(bytearray(511))
 
 
