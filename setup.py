@@ -36,13 +36,14 @@ extensions = [
 
 
 class IncrementalBuild(build_ext):
-    """Compiles only what has changed, for editable installs as for ``build_ext --inplace``.
-
-    Both keep their objects in one directory: setuptools would give an editable install a new one each time. It is not
-    the one of wheels, into which modules that no longer exist would go.
-    """
+    """Compiles only what has changed, in an editable install too."""
 
     def finalize_options(self):
+        """Keep what is built in place in a directory of its own.
+
+        By default, an editable install gets a new one each time, and ``build_ext --inplace`` shares one with wheels,
+        which would then hold modules that no longer exist.
+        """
         super().finalize_options()
         if self.inplace:
             self.build_lib = self.build_temp = str(Path("build", f"inplace-{sysconfig.get_config_var('SOABI')}"))

@@ -1,7 +1,18 @@
 """A device-model engine for emulators and virtual machine monitors: see the README, and `IoManager` to begin with."""
 
+try:
+    from ._bus import ABI_VERSION, IoManager
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith(f"{__name__}."):
+        raise
+    # Python searches the current directory first: in a clone, its sources hide the package that pip installed.
+    raise ImportError(
+        f"{__path__[0]} is a source folder, and is not compiled for this Python: to use the installed dbs-device, run "
+        "from another directory; to use this source, run `pip install -e .` or `python setup.py build_ext --inplace`",
+        name=error.name,
+        path=__path__[0],
+    ) from None
 from ._address_map import MappedRange
-from ._bus import ABI_VERSION, IoManager
 from ._callbacks import CallbackHandle, callback_addresses
 from ._include import get_include
 from ._native import NativeDevice

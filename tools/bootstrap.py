@@ -33,7 +33,7 @@ def main():
     missing = [each for each in requirements(project, names) if each not in record["requirements"]]
     if missing:
         say("installing " + ", ".join(re.match(r"[\w-]+", each)[0] for each in missing))
-        run([*pip_install, *missing], shown=r" *Downloading")
+        run([*pip_install, *missing], shown=r" *(Downloading|Using cached)")
         record["requirements"] += missing
 
     run([python, "-u", "setup.py", "build_ext", "--inplace"], shown=r"\[ *\d+/\d+\] Cythonizing|building '")
@@ -59,7 +59,7 @@ def run(command, shown):
     for line in process.stdout:
         last_lines.append(line)
         if re.match(shown, line):
-            print("  " + line.strip(), flush=True)
+            say(line.strip())
     if process.wait() != 0:
         sys.stderr.writelines(last_lines)
         sys.exit("dbs-device: this failed: " + " ".join(command))
@@ -73,11 +73,12 @@ def identity():
 def make_environment(path):
     """Make a virtual environment, unless it is there; exit if it is another Python's."""
     python = os.path.join(os.path.abspath(path), "bin", "python")
-    program = "import bootstrap, pip; print(bootstrap.identity())"
-    where = os.path.dirname(__file__)
+    ask = [python, "-c", "import bootstrap, pip; print(bootstrap.identity(), end='')"]
     try:
-        found = subprocess.check_output([python, "-c", program], cwd=where, stderr=subprocess.DEVNULL, text=True).strip()
+        found = subprocess.check_output(ask, cwd=os.path.dirname(__file__), stderr=subprocess.DEVNULL, text=True)
     except (OSError, subprocess.CalledProcessError):
+        found = None
+    if found is None:
         try:
             import ensurepip  # noqa: F401
             import venv  # noqa: F401
@@ -86,8 +87,7 @@ def make_environment(path):
         say("making {} with Python {}.{}.{}".format(path, *sys.version_info))
         # What runs this may be the python of that very environment, which no longer works.
         subprocess.run([sys._base_executable, "-m", "venv", "--clear", path], check=True)
-        return
-    if found != identity():
+    elif found != identity():
         beside = "{}-{}.{}".format(path, *sys.version_info)
         sys.exit(f"dbs-device: {path} is of {found}, not of {identity()}: `make clean` first, or add VENV={beside}")
 

@@ -1,4 +1,4 @@
-"""The build backend that pyproject.toml names: setuptools', on a machine that can build.
+"""The build backend that pyproject.toml names: setuptools', after a check of what the machine has.
 
 ``requires`` is empty there, and the requirements are stated here, because pip installs the former before it asks
 anything: a machine without a compiler, or with an old Python, is told so in one line, at once.
@@ -6,11 +6,7 @@ anything: a machine without a compiler, or with an old Python, is told so in one
 
 from prerequisites import PACKAGES, check
 
-try:
-    from setuptools import build_meta
-    from setuptools.build_meta import *  # noqa: F403
-except ImportError:
-    build_meta = None  # so far: pip asks for the requirements before it installs them
+# pip looks for the hooks before it installs setuptools, which is therefore imported only within them.
 
 
 def get_requires_for_build_sdist(config_settings=None):
@@ -22,14 +18,32 @@ def get_requires_for_build_wheel(config_settings=None):
     return PACKAGES
 
 
-def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    check()  # without build isolation, pip does not ask for the requirements
-    return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
-
-
-def prepare_metadata_for_build_editable(metadata_directory, config_settings=None):
-    check()
-    return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
-
-
 get_requires_for_build_editable = get_requires_for_build_wheel
+
+
+def prepare_metadata_for_build_wheel(*args, **kwargs):
+    check()  # without build isolation, pip does not ask for the requirements
+    from setuptools import build_meta
+
+    return build_meta.prepare_metadata_for_build_wheel(*args, **kwargs)
+
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
+
+
+def build_sdist(*args, **kwargs):
+    from setuptools import build_meta
+
+    return build_meta.build_sdist(*args, **kwargs)
+
+
+def build_wheel(*args, **kwargs):
+    from setuptools import build_meta
+
+    return build_meta.build_wheel(*args, **kwargs)
+
+
+def build_editable(*args, **kwargs):
+    from setuptools import build_meta
+
+    return build_meta.build_editable(*args, **kwargs)
