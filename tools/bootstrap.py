@@ -67,7 +67,7 @@ def run(command, shown):
 
 def identity():
     """Return which Python this is: for an environment's, the one that made it."""
-    return "Python {}.{}.{} in {}".format(*sys.version_info[:3], sys.base_prefix)
+    return "Python {}.{}.{} ({})".format(*sys.version_info[:3], sys.base_prefix)
 
 
 def make_environment(path):
@@ -89,7 +89,7 @@ def make_environment(path):
         subprocess.run([sys._base_executable, "-m", "venv", "--clear", path], check=True)
     elif found != identity():
         beside = "{}-{}.{}".format(path, *sys.version_info)
-        sys.exit(f"dbs-device: {path} is of {found}, not of {identity()}: `make clean` first, or add VENV={beside}")
+        sys.exit(f"dbs-device: {path} was made by {found}, not by {identity()}: `make clean` first, or add VENV={beside}")
 
 
 def requirements(project, names):

@@ -26,22 +26,23 @@ def check():
 def missing():
     """Return what this machine lacks, in one line, or None."""
     if sys.version_info < OLDEST:
-        this = "{}.{}".format(*sys.version_info)
-        return "Python {}.{} or newer is needed, and this is {} ({})".format(*OLDEST, this, sys.executable)
+        this = "{}.{}, {}".format(*sys.version_info, sys.executable)
+        return "Python {}.{} or newer is needed (with make: make PYTHON=...), and this is {}".format(*OLDEST, this)
     if sys.platform == "win32":
         return None  # setuptools finds the compiler in the registry
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc") or ["cc"]
     if shutil.which(compiler[0]) is None:
         return f"a C compiler is needed, and {compiler[0]!r} was not found ({HINT})"
-    if compiles(compiler, "stdatomic.h", "Python.h"):
+    if not error_of_compiling(compiler, "stdatomic.h", "Python.h"):
         return None
-    if compiles(compiler, "stdatomic.h", "stdio.h"):
-        return f"the header Python.h is needed, and is not in {sysconfig.get_path('include')} ({HINT})"
-    return f"{compiler[0]!r} cannot compile a C11 program: the C library's headers are missing ({HINT})"
+    error = error_of_compiling(compiler, "stdatomic.h", "stdio.h")
+    if error:
+        return f"{compiler[0]!r} cannot compile a C11 program: {error} ({HINT})"
+    return f"the header Python.h is needed, and is not in {sysconfig.get_path('include')} ({HINT})"
 
 
-def compiles(compiler, *headers):
-    """Return whether a program that includes these headers compiles."""
+def error_of_compiling(compiler, *headers):
+    """Compile a program that includes these headers, and return the compiler's first line about an error, or ""."""
     flags = shlex.split(os.environ.get("CFLAGS", "") + " " + os.environ.get("CPPFLAGS", ""))
     folders = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     with tempfile.TemporaryDirectory() as directory:
@@ -50,4 +51,8 @@ def compiles(compiler, *headers):
             file.writelines(f"#include <{header}>\n" for header in headers)
         command = [*compiler, "-std=c11", *flags, *("-I" + folder for folder in folders)]
         command += ["-c", source, "-o", source + ".o"]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.splitlines() or ["no message"]
+    return next((line for line in lines if "error" in line), lines[0])
