@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # Of an existing .venv, its own Python; one that is named is checked against it.
-PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+PYTHON ?= $(or $(realpath $(BIN)/python),python3)
 # Followed by the extras and the dependency groups that a target needs. It also compiles what has changed.
 SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))

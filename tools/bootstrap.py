@@ -89,7 +89,7 @@ def make_environment(path):
         subprocess.run([sys._base_executable, "-m", "venv", "--clear", path], check=True)
     elif found != identity():
         beside = "{}-{}.{}".format(path, *sys.version_info)
-        sys.exit(f"dbs-device: {path} was made by {found}, not by {identity()}: `make clean` first, or add VENV={beside}")
+        sys.exit(f"dbs-device: {path} is of {found}, not of {identity()}: `make clean` first, or add VENV={beside}")
 
 
 def requirements(project, names):
