@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t, uintptr_t
 
 from dbs_device._bus cimport IoManager, IoTables, c_manager_mmio_load, c_mmio_load, c_mmio_store
 
-from dbs_device import CallbackHandle, callback_addresses
+from dbs_device import CallbackHandle, entry_point_addresses
 
 
 cdef extern from *:
@@ -138,7 +138,7 @@ def callback_load(IoManager manager not None):
     access.operation = counted_operation(
         NULL,
         NULL,
-        <counted_callback><uintptr_t>callback_addresses()["mmio_load"],
+        <counted_callback><uintptr_t>entry_point_addresses()["mmio_load"],
         <void *><uintptr_t>access.owner.address,
     )
     return access

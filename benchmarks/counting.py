@@ -24,7 +24,7 @@ class Function(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        return self.object.parent.name == "dbs_device"
+        return "dbs_device" in self.object.parts
 
     def __str__(self) -> str:
         library = "" if self.is_ours else f" ({self.object.name.split('.')[0]})"

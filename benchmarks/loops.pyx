@@ -23,7 +23,7 @@ from time import thread_time
 
 import numpy as np
 
-from dbs_device import CallbackHandle, callback_addresses
+from dbs_device import CallbackHandle, entry_point_addresses
 
 
 cdef extern from "Python.h":
@@ -292,7 +292,7 @@ def callback_load(IoManager manager not None, bint release_gil=True):
     """The C entry point ``mmio_load`` of ``dbs_device.h``."""
     handle = CallbackHandle(manager)
     cdef Access access = new_access(handle, <void *><uintptr_t>handle.address, release_gil)
-    access.callback = <bench_callback><uintptr_t>callback_addresses()["mmio_load"]
+    access.callback = <bench_callback><uintptr_t>entry_point_addresses()["mmio_load"]
     return access
 
 

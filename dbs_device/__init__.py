@@ -1,7 +1,7 @@
 """A device-model engine for emulators and virtual machine monitors: see the README, and `IoManager` to begin with."""
 
 try:
-    from ._bus import ABI_VERSION, IoManager
+    from ._engine.tables import IoTables  # first: `_bus` takes this type from here
 except ModuleNotFoundError as error:
     if not (error.name or "").startswith(f"{__name__}."):
         raise
@@ -12,15 +12,16 @@ except ModuleNotFoundError as error:
         name=error.name,
         path=__path__[0],
     ) from None
-from ._address_map import MappedRange
-from ._callbacks import CallbackHandle, callback_addresses
-from ._include import get_include
-from ._native import NativeDevice
-from ._tables import IoTables
-from ._transaction import Transaction
-from ._version import __version__
-from ._view import Bus
-from .address import IoAddress, IoSize, PioAddress, PioSize
+
+# isort: split
+from ._bus import ABI_VERSION, IoManager
+from ._engine.address_map import MappedRange
+from ._engine.bus_view import Bus
+from ._engine.entry_points import CallbackHandle, c_api, entry_point_addresses
+from ._engine.include import get_include
+from ._engine.native import NativeDevice
+from ._engine.transactions import Transaction
+from .address import IoAddress, IoSize, PioAddress, PioSize, Space
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .device_manager import DeviceManager, DeviceManagerContext, IoManagerContext, ManagedDevice
 from .errors import (
@@ -39,17 +40,27 @@ from .errors import (
 from .resource_manager import ResourceManager
 from .resources import (
     DeviceResources,
+    GenericIrqConstraint,
     KvmMemSlot,
+    KvmMemSlotConstraint,
     LegacyIrq,
+    LegacyIrqConstraint,
     MacAddress,
+    MemAddressConstraint,
     MemAddressRange,
+    MmioAddressConstraint,
     MmioAddressRange,
     MsiIrq,
     MsiIrqType,
+    PciMsiIrqConstraint,
+    PciMsixIrqConstraint,
+    PioAddressConstraint,
     PioAddressRange,
     Resource,
     ResourceConstraint,
 )
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ABI_VERSION",
@@ -63,6 +74,7 @@ __all__ = [
     "DeviceOverlapError",
     "DeviceResources",
     "DuplicateDeviceError",
+    "GenericIrqConstraint",
     "GuestMemoryError",
     "InvalidRangeError",
     "InvalidResourceRangeError",
@@ -72,11 +84,15 @@ __all__ = [
     "IoSize",
     "IoTables",
     "KvmMemSlot",
+    "KvmMemSlotConstraint",
     "LegacyIrq",
+    "LegacyIrqConstraint",
     "MacAddress",
     "ManagedDevice",
     "MappedRange",
+    "MemAddressConstraint",
     "MemAddressRange",
+    "MmioAddressConstraint",
     "MmioAddressRange",
     "MsiIrq",
     "MsiIrqType",
@@ -84,17 +100,22 @@ __all__ = [
     "NativeDevice",
     "NoAvailableResourceError",
     "NoDeviceError",
+    "PciMsiIrqConstraint",
+    "PciMsixIrqConstraint",
     "PioAddress",
+    "PioAddressConstraint",
     "PioAddressRange",
     "PioSize",
     "Resource",
     "ResourceConstraint",
     "ResourceError",
     "ResourceManager",
+    "Space",
     "Transaction",
     "TransactionError",
     "UnknownDeviceError",
     "__version__",
-    "callback_addresses",
+    "c_api",
+    "entry_point_addresses",
     "get_include",
 ]

@@ -1,59 +1,96 @@
 """The bus for those who cimport it: the one door to everything that is compiled.
 
+Classes
+    `IoManager` and `IoTables` are opaque. `NativeDevice` is subclassed: override the C methods that the device needs.
+
 Ownership and the GIL
     * An embedder holds an `IoTables` (from `IoManager.tables()`, with the GIL) and dispatches on it without the GIL. It
       holds both range tables, their entries and so their devices, for as long as it lives. Without the GIL nothing can
       take a reference to the tables that a manager has now, which is why a loop must hold its own.
-    * A change of the manager makes new tables; the held ones stay as they were. `c_tables_are_current` is one compare:
-      when it says no, take the GIL and call `manager.tables()` again.
-    * A call on the manager itself (`c_manager_...`) pins its current tables for just that call. The caller holds a
+    * A change of the manager makes new tables; the held ones do not change. `c_tables_are_current` is one comparison:
+      when it is false, take the GIL and call `manager.tables()` again.
+    * A call on the manager itself (`c_manager_...`) pins its current tables for that call only. The caller holds a
       reference to the manager.
     * For a `NativeDevice` no GIL is taken and no Python object is touched. For a Python device the GIL is taken for the
       time of the call. All functions here may be called with or without the GIL, from any thread.
 
 Results of an access
     0   served.
-    1   nobody owns the address, or the access leaves the range that it starts in (unless the manager passes such).
-        No device was called and no exception is set. A read or load has the open-bus byte everywhere, else 0.
+    1   unowned: no range has the address, or the access leaves the range that it starts in (unless the manager passes
+        such accesses). No device was called and no exception is set. A read or load gives the open-bus byte in every
+        place, or 0.
     -1  an exception is set. A load gives 0; the memory of a read is zero or what the device wrote before it failed. A
-        size that is not 1, 2, 4 or 8 (ports: 1, 2, 4; buffers: 0) is a ValueError, and no memory is touched.
+        size other than 1, 2, 4 or 8 (ports: 1, 2, 4; buffers: at least 1) is a ValueError, and no memory is touched. A
+        native device that returns -1 without an exception is a SystemError.
+
+Threads that Python does not know
+    Such a thread keeps the Python thread state in which an exception was set, so that the caller finds it. A native
+    device that raises must hold a thread state of its own before it is called: `PyGILState_Ensure`, then
+    `PyEval_SaveThread`, once for each thread.
 
 Memory
     The memory of a read is zeroed before the device sees it. A native device gets the caller's own memory for the time
     of the call, a Python device a copy, which it may keep.
 
 Stability
-    Free functions are checked against their signatures when a module that cimports them is loaded. The virtual method
-    tables of classes are not: methods are only ever added at the end, and `ABI_VERSION` (in Python and from
-    `c_abi_version`) changes when something else does. Compare it when your module is loaded. Everything that is not
-    named in this file is private.
+    A module that cimports this file imports `dbs_device`, `dbs_device._bus` and, for `NativeDevice`,
+    `dbs_device._engine.native`, and no others. The signatures of functions are checked when it is imported. Virtual
+    method tables are not: methods are only ever added at the end, and `ABI_VERSION` changes when anything else does.
+    Call `c_check_abi()` when your module is imported. Everything that is not named in this file is private.
 """
 
-from ._dispatch cimport (
-    DBS_DEVICE_ABI_VERSION,
-    c_abi_version,
-    c_manager_mmio_load,
-    c_manager_mmio_read,
-    c_manager_mmio_store,
-    c_manager_mmio_write,
-    c_manager_pio_in,
-    c_manager_pio_out,
-    c_manager_pio_read,
-    c_manager_pio_write,
-    c_mmio_load,
-    c_mmio_read,
-    c_mmio_store,
-    c_mmio_write,
-    c_pio_in,
-    c_pio_out,
-    c_pio_read,
-    c_pio_write,
-    c_tables_are_current,
-)
-from ._native cimport NativeDevice
-from ._owner cimport TablesOwner
-from ._tables cimport IoTables
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ._engine.native cimport NativeDevice
 
 
-cdef class IoManager(TablesOwner):
-    pass
+cdef extern from *:
+    # Its layout is the engine's own. It is taken from the package, where its name is public.
+    ctypedef class dbs_device.IoTables [object PyObject, check_size ignore]:
+        pass
+
+
+cdef class IoManager:
+    cdef object __weakref__
+    cdef readonly object _published
+
+
+cdef enum:
+    DBS_DEVICE_ABI_VERSION = 1  # the version of this file; c_abi_version() is that of the package that is loaded
+
+
+cdef uint32_t c_abi_version() noexcept nogil
+
+
+cdef inline int c_check_abi() except -1:
+    """Raise `ImportError` unless the loaded package has the binary interface that this file declares."""
+    if c_abi_version() != DBS_DEVICE_ABI_VERSION:
+        raise ImportError(
+            f"built against version {DBS_DEVICE_ABI_VERSION} of the C interface of dbs_device; "
+            f"the installed package has version {c_abi_version()}: rebuild"
+        )
+    return 0
+
+
+# Whether `tables`, which came from `manager`, are still current.
+cdef bint c_tables_are_current(IoManager manager, IoTables tables) noexcept nogil
+
+# Accesses on held tables.
+cdef int c_mmio_load(IoTables tables, uint64_t address, size_t size, uint64_t *value) except -1 nogil
+cdef int c_mmio_store(IoTables tables, uint64_t address, size_t size, uint64_t value) except -1 nogil
+cdef int c_mmio_read(IoTables tables, uint64_t address, uint8_t *data, size_t size) except -1 nogil
+cdef int c_mmio_write(IoTables tables, uint64_t address, const uint8_t *data, size_t size) except -1 nogil
+cdef int c_pio_in(IoTables tables, uint64_t port, size_t size, uint64_t *value) except -1 nogil
+cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) except -1 nogil
+cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil
+cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
+
+# The same on the tables that the manager has at the moment of the call.
+cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil
+cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil
+cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil
+cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil
+cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil
+cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil
+cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil
+cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil

@@ -5,10 +5,10 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from ._address_map import MappedRange
-from ._tables import IoTables
-from ._transaction import Transaction
-from ._view import Bus
+from ._engine.address_map import MappedRange
+from ._engine.bus_view import Bus
+from ._engine.tables import IoTables
+from ._engine.transactions import Transaction
 from .device import DeviceIo
 from .resources import Resource
 
@@ -61,7 +61,7 @@ class IoManager:
     @property
     def byteorder(self) -> Literal["little", "big"]: ...
     def tables(self) -> IoTables: ...
-    def map(self) -> str: ...
+    def format_map(self) -> str: ...
     def __eq__(self, other: object, /) -> bool: ...
     __hash__: ClassVar[None]  # type: ignore[assignment]
     def __copy__(self) -> Self: ...

@@ -1,21 +1,45 @@
-"""The bus: `IoManager`, its transactions, its views, and C dispatch on it."""
+"""The bus: `IoManager`, and the functions of ``_bus.pxd`` through which C code dispatches on it.
 
-from ._access cimport (
+The range tables are sorted numpy arrays, searched by typed bisection: ``_engine/tables``. A look-up gives the slot of a
+range, which is the handle of its device: for a native device its C methods, for a Python device its bound handlers.
+``_engine/access`` makes an access of it, ``_engine/transactions`` changes the tables, ``_engine/bus_view`` shows them.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ._engine.access cimport (
     address_of,
+    c_load,
+    c_read,
+    c_store,
+    c_write,
     load,
     read_buffer,
     size_of,
-    space_of,
     store,
     value_of,
     write_buffer,
 )
-from ._batch cimport Batch, new_batch
-from ._dispatch cimport DBS_DEVICE_ABI_VERSION
-from ._owner cimport TablesOwner, current_tables
-from ._tables cimport MMIO, PIO, IoTables, new_entry
-from ._transaction cimport Transaction, begin_transaction, new_entries
-from ._view cimport mapped_ranges, new_bus
+from ._engine.batch cimport Batch, new_batch
+from ._engine.bus_view cimport new_bus
+from ._engine.platform cimport set_public_name
+from ._engine.tables cimport (
+    MMIO,
+    PIO,
+    IoTables as Tables,
+    Options,
+    PublishedTables,
+    SpaceId,
+    are_current,
+    current_tables,
+    mapped_ranges,
+    new_entry,
+    pin,
+    unpin,
+)
+from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries
 
 import copyreg
 import functools
@@ -23,7 +47,7 @@ import operator
 import weakref
 from types import MethodType
 
-from ._address_map import render_map, same_map, trapped_ranges
+from ._engine.address_map import render_map, same_map, trapped_ranges
 from .errors import format_count
 
 __all__ = ["ABI_VERSION", "IoManager"]
@@ -31,9 +55,13 @@ __all__ = ["ABI_VERSION", "IoManager"]
 ABI_VERSION = DBS_DEVICE_ABI_VERSION
 
 
+cdef inline Tables tables_of(IoManager manager):
+    return current_tables(<PyObject *>manager._published)
+
+
 cdef tuple all_ranges(IoManager manager):
-    """Return the ranges of both buses at one moment, as MappedRange."""
-    cdef IoTables tables = current_tables(manager)
+    """Return the ranges of both spaces at one moment, as MappedRange."""
+    cdef Tables tables = tables_of(manager)
     return mapped_ranges(list(tables.mmio.entries + tables.pio.entries))
 
 
@@ -48,7 +76,8 @@ cdef int set_attributes(object instance, object state) except -1:
     return 0
 
 
-cdef class IoManager(TablesOwner):
+@cython.no_gc_clear  # C code finds its state without asking; ManagerState is cleared in its place
+cdef class IoManager:
     """A bus: finds the device that owns an MMIO address or I/O port, and calls it.
 
     Any thread may access the bus while another one changes it: an access that is under way goes on with the ranges
@@ -91,9 +120,12 @@ cdef class IoManager(TablesOwner):
     '0x5678'
     """
 
+    def __cinit__(self, *args, **kwargs):
+        self._published = ManagerState.__new__(ManagerState)
+
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little"):
-        cdef IoTables options = IoTables.__new__(IoTables)
-        cdef IoTables tables
+        cdef Options options
+        cdef Tables tables
         options.open_bus = -1
         if open_bus is not None:
             open_bus = operator.index(open_bus)
@@ -107,8 +139,8 @@ cdef class IoManager(TablesOwner):
             raise ValueError(f"byteorder takes \"little\" or \"big\", not {byteorder!r}")
         options.big_endian = byteorder == "big"
         # Nothing runs between these two that could change the map.
-        tables = current_tables(self)
-        self.swap(tables.pio, tables.mmio, options)
+        tables = tables_of(self)
+        (<PublishedTables>self._published).publish(tables.pio, tables.mmio, options)
 
     # -- accesses
 
@@ -131,7 +163,7 @@ cdef class IoManager(TablesOwner):
         BufferError, TypeError, ValueError
             The buffer is not writable or not contiguous, no buffer, or empty (or a released memoryview).
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         read_buffer(tables, &tables.mmio.ranges, address_of(addr, MMIO), data)
 
     def mmio_write(self, addr, data):
@@ -152,7 +184,7 @@ cdef class IoManager(TablesOwner):
         BufferError, TypeError, ValueError
             The buffer is not contiguous, no buffer, or empty (or a released memoryview).
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         write_buffer(tables, &tables.mmio.ranges, address_of(addr, MMIO), data)
 
     def pio_read(self, port, data):
@@ -170,7 +202,7 @@ cdef class IoManager(TablesOwner):
         NoDeviceError, BufferError, TypeError, ValueError
             As for `mmio_read`.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         read_buffer(tables, &tables.pio.ranges, address_of(port, PIO), data)
 
     def pio_write(self, port, data):
@@ -188,7 +220,7 @@ cdef class IoManager(TablesOwner):
         NoDeviceError, BufferError, TypeError, ValueError
             As for `mmio_write`.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         write_buffer(tables, &tables.pio.ranges, address_of(port, PIO), data)
 
     def mmio_load(self, addr, size):
@@ -213,7 +245,7 @@ cdef class IoManager(TablesOwner):
         ValueError
             Another size.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         return load(tables, &tables.mmio.ranges, address_of(addr, MMIO), size_of(size, MMIO))
 
     def mmio_store(self, addr, size, value):
@@ -235,7 +267,7 @@ cdef class IoManager(TablesOwner):
         ValueError
             Another size, or a value that does not fit it.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         cdef size_t bytes_ = size_of(size, MMIO)
         store(tables, &tables.mmio.ranges, address_of(addr, MMIO), bytes_, value_of(value, bytes_))
 
@@ -259,7 +291,7 @@ cdef class IoManager(TablesOwner):
         NoDeviceError, ValueError
             As for `mmio_load`.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         return load(tables, &tables.pio.ranges, address_of(port, PIO), size_of(size, PIO))
 
     def pio_out(self, port, size, value):
@@ -279,7 +311,7 @@ cdef class IoManager(TablesOwner):
         NoDeviceError, ValueError
             As for `mmio_store`.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         cdef size_t bytes_ = size_of(size, PIO)
         store(tables, &tables.pio.ranges, address_of(port, PIO), bytes_, value_of(value, bytes_))
 
@@ -308,7 +340,7 @@ cdef class IoManager(TablesOwner):
             As for `mmio_load`. Any exception, a device's too, says in its attribute `accesses_done`, and in a note,
             how many accesses were done before the one that failed.
         """
-        cdef Batch batch = new_batch(self, MMIO, size_of(size, MMIO))
+        cdef Batch batch = new_batch(<PublishedTables>self._published, MMIO, size_of(size, MMIO))
         return batch.load_each(addresses)
 
     def mmio_store_many(self, addresses, size, values):
@@ -331,7 +363,7 @@ cdef class IoManager(TablesOwner):
             As for `mmio_store`; for a value that does not fit, or shapes that differ, before any access. Any exception
             of an access says how many were done, as that of `mmio_load_many` does.
         """
-        cdef Batch batch = new_batch(self, MMIO, size_of(size, MMIO))
+        cdef Batch batch = new_batch(<PublishedTables>self._published, MMIO, size_of(size, MMIO))
         batch.store_each(addresses, values)
 
     def pio_in_string(self, port, size, data):
@@ -353,7 +385,7 @@ cdef class IoManager(TablesOwner):
             As for `pio_read`; `ValueError` also for another size or length. Any exception of an access says how many
             were done, as that of `mmio_load_many` does.
         """
-        cdef Batch batch = new_batch(self, PIO, size_of(size, PIO))
+        cdef Batch batch = new_batch(<PublishedTables>self._published, PIO, size_of(size, PIO))
         batch.run_string(address_of(port, PIO), data, False)
 
     def pio_out_string(self, port, size, data):
@@ -374,7 +406,7 @@ cdef class IoManager(TablesOwner):
             As for `pio_write`; `ValueError` also for another size or length. Any exception of an access says how many
             were done, as that of `mmio_load_many` does.
         """
-        cdef Batch batch = new_batch(self, PIO, size_of(size, PIO))
+        cdef Batch batch = new_batch(<PublishedTables>self._published, PIO, size_of(size, PIO))
         batch.run_string(address_of(port, PIO), data, True)
 
     # -- changes
@@ -469,8 +501,9 @@ cdef class IoManager(TablesOwner):
         if not callable(callback):
             raise TypeError(f"on_change takes a callable, not {type(callback).__name__}")
         token = object()
-        self._callbacks[token] = weakref.WeakMethod(callback) if type(callback) is MethodType else (lambda: callback)
-        return functools.partial(self._callbacks.pop, token, None)
+        callbacks = (<ManagerState>self._published).callbacks
+        callbacks[token] = weakref.WeakMethod(callback) if type(callback) is MethodType else (lambda: callback)
+        return functools.partial(callbacks.pop, token, None)
 
     def clone(self):
         """Return a manager of the same type with the same ranges, devices and options. O(1).
@@ -478,9 +511,9 @@ cdef class IoManager(TablesOwner):
         The two share their tables until one of them changes. Callbacks stay with the original. Attributes that a
         subclass has given to the instance are copied, as `copy.copy` does.
         """
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         cdef IoManager copy = type(self).__new__(type(self))
-        copy.swap(tables.pio, tables.mmio, tables)
+        (<PublishedTables>copy._published).publish(tables.pio, tables.mmio, tables.options)
         set_attributes(copy, object.__getstate__(self))
         return copy
 
@@ -499,18 +532,18 @@ cdef class IoManager(TablesOwner):
     @property
     def open_bus(self):
         """int or None : what unowned reads are filled with."""
-        cdef IoTables tables = current_tables(self)
-        return None if tables.open_bus < 0 else tables.open_bus
+        cdef Tables tables = tables_of(self)
+        return None if tables.options.open_bus < 0 else tables.options.open_bus
 
     @property
     def straddle(self):
         """str : "reject" or "pass"."""
-        return "pass" if current_tables(self).pass_straddling else "reject"
+        return "pass" if tables_of(self).options.pass_straddling else "reject"
 
     @property
     def byteorder(self):
         """str : "little" or "big"."""
-        return "big" if current_tables(self).big_endian else "little"
+        return "big" if tables_of(self).options.big_endian else "little"
 
     def tables(self):
         """Return the pair of range tables as it is now, for dispatch without the GIL (see ``_bus.pxd``).
@@ -520,9 +553,9 @@ cdef class IoManager(TablesOwner):
         IoTables
             Immutable. `c_tables_are_current` says whether the manager still has it.
         """
-        return current_tables(self)
+        return tables_of(self)
 
-    def map(self):
+    def format_map(self):
         """Return both address spaces as a table, sorted by address: range in hex, size, device, and the holes between.
 
         Returns
@@ -533,10 +566,10 @@ cdef class IoManager(TablesOwner):
         return render_map(all_ranges(self))
 
     def __str__(self):
-        return self.map()
+        return self.format_map()
 
     def __repr__(self):
-        cdef IoTables tables = current_tables(self)
+        cdef Tables tables = tables_of(self)
         mmio = format_count(tables.mmio.ranges.count, "MMIO range")
         pio = format_count(tables.pio.ranges.count, "PIO range")
         return f"<{type(self).__name__}: {mmio}, {pio}>"
@@ -562,8 +595,112 @@ cdef class IoManager(TablesOwner):
         cdef Transaction transaction
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
-        entries = [new_entry(space_of(bus), base, last, device) for bus, base, last, device in ranges]
+        entries = [new_entry(<SpaceId><int>space, base, last, device) for space, base, last, device in ranges]
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
         set_attributes(self, attributes)
+
+
+set_public_name(IoManager, b"dbs_device.IoManager")
+
+
+# ----------------------------------------------------------------------------- C: on held tables
+
+cdef uint32_t c_abi_version() noexcept nogil:
+    return DBS_DEVICE_ABI_VERSION
+
+
+cdef bint c_tables_are_current(IoManager manager, IoTables tables) noexcept nogil:
+    return are_current(<PublishedTables>manager._published, <Tables>tables)
+
+
+cdef int c_mmio_load(IoTables tables, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
+    return c_load(<Tables>tables, MMIO, address, size, value)
+
+
+cdef int c_mmio_store(IoTables tables, uint64_t address, size_t size, uint64_t value) except -1 nogil:
+    return c_store(<Tables>tables, MMIO, address, size, value)
+
+
+cdef int c_mmio_read(IoTables tables, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    return c_read(<Tables>tables, MMIO, address, data, size)
+
+
+cdef int c_mmio_write(IoTables tables, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
+    return c_write(<Tables>tables, MMIO, address, data, size)
+
+
+cdef int c_pio_in(IoTables tables, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
+    return c_load(<Tables>tables, PIO, port, size, value)
+
+
+cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) except -1 nogil:
+    return c_store(<Tables>tables, PIO, port, size, value)
+
+
+cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
+    return c_read(<Tables>tables, PIO, port, data, size)
+
+
+cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
+    return c_write(<Tables>tables, PIO, port, data, size)
+
+
+# ----------------------------------------------------------------------------- C: on a manager
+
+
+cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>tables, MMIO, address, size, value)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>tables, MMIO, address, size, value)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>tables, MMIO, address, data, size)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>tables, MMIO, address, data, size)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>tables, PIO, port, size, value)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>tables, PIO, port, size, value)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>tables, PIO, port, data, size)
+    unpin(<PublishedTables>manager._published, tables)
+    return result
+
+
+cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
+    cdef PyObject *tables = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>tables, PIO, port, data, size)
+    unpin(<PublishedTables>manager._published, tables)
+    return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from enum import IntEnum
-from typing import ClassVar, Self, SupportsIndex
+from typing import TYPE_CHECKING, ClassVar, Self, SupportsIndex
 
 __all__ = ["IoAddress", "IoSize", "PioAddress", "PioSize", "Space"]
 
@@ -28,6 +28,11 @@ class Space(IntEnum):
 
     PIO = 0
     MMIO = 1
+
+    if TYPE_CHECKING:
+
+        def __new__(cls, value: int | str) -> Self:
+            """Declare that names convert too: type checkers do not know of `_missing_`."""
 
     @property
     def last_address(self) -> int:

@@ -1,4 +1,4 @@
-/* The bus for C and C++: function pointers for engines that take callbacks.
+/* The bus for C and C++: function pointers for emulators that call C functions.
  *
  *     #include <Python.h>
  *     #include <dbs_device.h>            // in the directory that dbs_device.get_include() names
@@ -6,18 +6,20 @@
  *     const dbs_device_api *api = dbs_device_import();    // GIL held; NULL with an exception set
  *     void *handle = api->create(manager, 0);             // GIL held; NULL with an exception set
  *     uint64_t value = api->mmio_load(handle, 0xfee00000, 4);    // from any thread, with or without the GIL
- *     if (api->has_exception(handle)) { ... api->take_exception(handle) ... }
+ *     if (api->has_exception(handle)) { ... api->pop_exception(handle) ... }
  *     api->destroy(handle);                               // GIL held
  *
- * A handle owns a reference to its IoManager and works on the ranges that the manager has at the moment of each call.
- * Whoever created it destroys it, when no call on it is under way.
+ * A handle owns a reference to its IoManager and dispatches on the ranges that the manager has at the moment of each
+ * call. Destroy it when no call on it is under way.
  *
- * An access never leaves an exception behind. One that a device raises, or that a wrong size raises (sizes are 1, 2, 4
- * and 8 bytes, for ports 1, 2 and 4), is kept in the handle, with its traceback, and the load gives 0. While one is kept
- * no device is called through the handle: loads give 0, stores do nothing. take_exception() returns it and goes on.
+ * An access never leaves an exception set. One that a device raises, or that a wrong size raises (sizes are 1, 2, 4 and
+ * 8 bytes, for ports 1, 2 and 4), is latched in the handle, with its traceback, and the load gives 0. While one is
+ * pending, no device is called through the handle: loads give 0, stores do nothing. pop_exception() removes and returns
+ * it. Those that are pending when the handle is destroyed are passed to sys.unraisablehook.
  *
- * When nobody owns an address, loads give the manager's open-bus byte in every place, or 0 if it has none, and stores do
- * nothing; that is no exception. Values to be stored are masked to their size.
+ * When no device owns an address, or `base` takes it past the end of the space, loads give the manager's open-bus byte
+ * in every place, or 0 if it has none, and stores do nothing; that is not an exception. Values to be stored are masked
+ * to their size.
  */
 #ifndef DBS_DEVICE_H
 #define DBS_DEVICE_H
@@ -30,7 +32,7 @@ extern "C" {
 #endif
 
 #define DBS_DEVICE_ABI_VERSION 1
-#define DBS_DEVICE_CAPSULE "dbs_device._callbacks.c_api"
+#define DBS_DEVICE_CAPSULE "dbs_device.c_api"
 
 /* Members are only ever added at the end. */
 typedef struct dbs_device_api {
@@ -40,11 +42,10 @@ typedef struct dbs_device_api {
     /* These need the GIL. `base` is added to the addresses of mmio_load and mmio_store, and of their uc_ twins. */
     void *(*create)(PyObject *manager, uint64_t base);
     void (*destroy)(void *handle);
-    /* A new reference to the oldest exception that is kept, which the handle forgets; NULL (and no exception set) if
-       there is none. */
-    PyObject *(*take_exception)(void *handle);
+    /* A new reference to the oldest pending exception, which is removed; NULL (and no exception set) if there is none. */
+    PyObject *(*pop_exception)(void *handle);
 
-    /* These do not, and may be called from any thread. */
+    /* These do not need it, and may be called from any thread. */
     int (*has_exception)(void *handle);
     uint64_t (*mmio_load)(void *handle, uint64_t addr, unsigned size);
     void (*mmio_store)(void *handle, uint64_t addr, unsigned size, uint64_t value);
@@ -66,7 +67,7 @@ static inline const dbs_device_api *dbs_device_import(void) {
         return NULL;
     }
     if (api->abi_version != DBS_DEVICE_ABI_VERSION || api->struct_size < sizeof(dbs_device_api)) {
-        PyErr_Format(PyExc_ImportError, "built against ABI %d of dbs_device, which now has ABI %d",
+        PyErr_Format(PyExc_ImportError, "built against version %d of the C interface of dbs_device; the installed package has version %d: rebuild",
                      (int)DBS_DEVICE_ABI_VERSION, (int)api->abi_version);
         return NULL;
     }

@@ -1,4 +1,4 @@
-"""What a device is to the bus: `DeviceIo`, `DeviceIoMut` and `Mutex`."""
+"""The base classes of devices, `DeviceIo` and `DeviceIoMut`, and `Mutex`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DeviceIo", "DeviceIoMut", "Mutex"]
 
 
 class _IoHandlers:
-    """The operations that the bus calls; by default each does nothing."""
+    """The handlers that the bus calls; by default, they do nothing."""
 
     __slots__ = ("__weakref__",)
 
@@ -25,12 +25,12 @@ class _IoHandlers:
         Parameters
         ----------
         base : IoAddress
-            First address of the range that the access fell into.
+            First address of the range that the access is in.
         offset : IoAddress
-            Distance of the access from `base`, in bytes.
+            Address of the access relative to `base`.
         data : memoryview
-            Writable, 1-D, format 'B'; one item per byte of the access, lowest address first, all zero. It is the
-            caller's own memory: what is left alone reads as zero.
+            Writable, 1-D, format 'B': one item per byte of the access, lowest address first. It shows the caller's
+            buffer, which has been zeroed.
         """
 
     def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
@@ -39,11 +39,11 @@ class _IoHandlers:
         Parameters
         ----------
         base : IoAddress
-            First address of the range that the access fell into.
+            First address of the range that the access is in.
         offset : IoAddress
-            Distance of the access from `base`, in bytes.
+            Address of the access relative to `base`.
         data : memoryview
-            Read-only, 1-D, format 'B'; one item per byte of the access, lowest address first.
+            Read-only, 1-D, format 'B': one item per byte of the access, lowest address first.
         """
 
     def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
@@ -52,9 +52,9 @@ class _IoHandlers:
         Parameters
         ----------
         base : PioAddress
-            First port of the range that the access fell into.
+            First port of the range that the access is in.
         offset : PioAddress
-            Distance of the access from `base`, in ports.
+            Port of the access relative to `base`.
         data : memoryview
             As in `read`.
         """
@@ -65,30 +65,30 @@ class _IoHandlers:
         Parameters
         ----------
         base : PioAddress
-            First port of the range that the access fell into.
+            First port of the range that the access is in.
         offset : PioAddress
-            Distance of the access from `base`, in ports.
+            Port of the access relative to `base`.
         data : memoryview
             As in `write`.
         """
 
     def get_assigned_resources(self) -> DeviceResources:
-        """Return the resources that the device was given; none by default."""
+        """Return the resources that were assigned to the device; by default, none."""
         return DeviceResources()
 
     def get_trapped_io_resources(self) -> DeviceResources:
-        """Return the resources whose accesses the bus must trap; by default all the assigned ones."""
+        """Return the resources to which the bus must trap accesses; by default, all the assigned ones."""
         return self.get_assigned_resources()
 
 
 class DeviceIo(_IoHandlers, ABC):
-    """A device that any thread may call at any time, and that protects its own state where that is needed.
+    """A device that any thread may call at any time, and that protects its own state.
 
     Override the handlers that the device needs. They are looked up when the device is registered: replacing one on a
-    registered device has no effect until it is registered again. A handler runs on the thread that makes the access;
-    an exception in it comes out of the access unchanged.
+    registered device takes effect when it is registered again. A handler runs on the thread that makes the access, and
+    its exceptions propagate out of the access unchanged.
 
-    The base class has no `__dict__`, so that a subclass may declare `__slots__`.
+    The base class has no `__dict__`: a subclass may declare `__slots__`.
     """
 
     __slots__ = ()
@@ -97,7 +97,7 @@ class DeviceIo(_IoHandlers, ABC):
 class DeviceIoMut(_IoHandlers):
     """A device that only one thread may call at a time.
 
-    It is no `DeviceIo`: wrap it in `Mutex`, which is one.
+    It is not a `DeviceIo`: wrap it in a `Mutex`, which is.
     """
 
     __slots__ = ()
@@ -107,16 +107,21 @@ _DeviceT = TypeVar("_DeviceT", bound=DeviceIoMut)
 
 
 class Mutex(DeviceIo, Generic[_DeviceT]):
-    """A `DeviceIo` made of a `DeviceIoMut` and a lock.
+    """A `DeviceIo` that calls a `DeviceIoMut` with a lock held.
 
-    Each handler runs with the lock held. The lock is re-entrant: a handler may reach its own device again through the
-    bus. It is released when a handler raises; nothing is poisoned. A pickled or deeply copied Mutex has a lock of its
-    own; a shallow copy guards the same inner device, with the same lock.
+    The lock is re-entrant: a handler may access its own device through the bus. It is released when a handler raises,
+    and is not poisoned. An unpickled or deeply copied `Mutex` has its own lock; a shallow copy shares both device and
+    lock.
 
     Parameters
     ----------
     device : DeviceIoMut
-        The device to be protected; anything else is a `TypeError`.
+        The device to protect.
+
+    Raises
+    ------
+    TypeError
+        `device` is not a `DeviceIoMut`.
 
     Examples
     --------
@@ -141,33 +146,33 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
 
     @contextmanager
     def lock(self) -> Iterator[_DeviceT]:
-        """Hold the lock for a `with` block, which is given the inner device.
+        """Hold the lock for a `with` block.
 
         Returns
         -------
         context manager
-            Waits for the lock on entry, and releases it on the way out, however the block ends.
+            Gives the inner device. Waits for the lock on entry, and releases it on exit.
         """
         with self._lock:
             yield self._device
 
     def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Call the inner device's `read` with the lock held."""
+        """Call the inner device's `read` with the lock held, and propagate its exceptions."""
         with self._lock:
             self._device.read(base, offset, data)
 
     def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Call the inner device's `write` with the lock held."""
+        """Call the inner device's `write` with the lock held, and propagate its exceptions."""
         with self._lock:
             self._device.write(base, offset, data)
 
     def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Call the inner device's `pio_read` with the lock held."""
+        """Call the inner device's `pio_read` with the lock held, and propagate its exceptions."""
         with self._lock:
             self._device.pio_read(base, offset, data)
 
     def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Call the inner device's `pio_write` with the lock held."""
+        """Call the inner device's `pio_write` with the lock held, and propagate its exceptions."""
         with self._lock:
             self._device.pio_write(base, offset, data)
 
@@ -198,6 +203,6 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
     def __copy__(self) -> Self:
         twin = type(self).__new__(type(self))
         twin.__setstate__(self.__getstate__())
-        # Both protect the same inner device, so both have to use the same lock.
+        # Both protect the same inner device, and must use the same lock.
         twin._lock = self._lock
         return twin

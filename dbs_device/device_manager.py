@@ -1,10 +1,10 @@
-"""From a device that states its needs to one that answers the guest, and back: transactions and `DeviceManager`.
+"""`DeviceManager`, which adds devices to a running machine and removes them.
 
-The flow is the crate's. The VMM makes an `IoManager`, a `ResourceManager` and a `DeviceManager`; then for each device:
+The flow is the crate's. The VMM makes an `IoManager`, a `ResourceManager` and a `DeviceManager`; then, for each device:
 
 1. the device states its constraints (`get_resource_constraints`);
-2. the resource manager allocates what they ask for;
-3. the device is given its resources (`assign_resources`);
+2. the resource manager allocates the resources;
+3. the device is assigned its resources (`assign_resources`);
 4. the device manager registers it on the bus, in a transaction.
 """
 
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
-from ._context import DeviceManagerContext, IoManagerContext
-from ._transaction import Transaction
+from ._engine.address_map import trapped_ranges
+from ._engine.context import DeviceManagerContext, IoManagerContext
+from ._engine.transactions import Transaction
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .errors import (
     DuplicateDeviceError,
@@ -43,60 +44,64 @@ __all__ = [
 
 @runtime_checkable
 class ManagedDevice(Protocol):
-    """What a device that a `DeviceManager` manages has besides the methods of `DeviceIo`.
+    """The methods that a device needs, besides those of `DeviceIo`, to be managed by a `DeviceManager`.
 
-    A device has them itself, or is a `Mutex` around a `DeviceIoMut` that has them; these are then called with the lock
-    held. It need not inherit from this class.
+    The device has them itself, or is a `Mutex` around a `DeviceIoMut` that has them, which are then called with the
+    lock held. It need not inherit from this class.
 
-    A device may have a third method, ``release_resources()``: it is called, without arguments, when its resources are
-    about to be taken away again: by `DeviceManager.remove_device`, or when `DeviceManager.add_device` fails after
-    `assign_resources`. By then the bus no longer leads to the device.
+    A third method, ``release_resources()``, is optional. It is called without arguments before the resources are freed:
+    by `DeviceManager.remove_device`, or when `DeviceManager.add_device` fails after `assign_resources`. By then the
+    device is no longer registered.
     """
 
     def get_resource_constraints(self) -> Iterable[ResourceConstraint]:
-        """Return what the device asks for."""
+        """Return the resources that the device asks for."""
         ...
 
     def assign_resources(self, resources: DeviceResources) -> None:
-        """Take note of what the device is given, in the order of its constraints; it is the device's own copy.
+        """Accept the device's own copy of its resources, in the order of its constraints.
 
-        A device that raises here keeps nothing: `release_resources` is not called.
+        If it raises, the device must not keep them: `release_resources` is not called.
         """
         ...
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A managed device; copies of its resources, since those that the device has are the device's to change."""
+    """A managed device. Its resources are copies: the device may change its own."""
 
     device: DeviceIo
     resources: DeviceResources
     trapped: DeviceResources
-    is_told: bool  # has release_resources()
+    has_release: bool  # release_resources()
 
 
 class DeviceManager(Mapping[str, DeviceIo]):
     """The devices of a virtual machine, by name.
 
     It is a mapping: ``manager["console"]``, ``"disk" in manager``, ``len(manager)``, iteration in the order of
-    addition. A device is in it from the end of `add_device` to the beginning of `remove_device`. What is iterated over
-    is what was there at the beginning, whatever comes and goes meanwhile.
+    addition. A device is in it from the end of `add_device` to the beginning of `remove_device`. Iteration is over a
+    snapshot.
 
-    Any thread may call any method, device handlers included. Devices are called without any lock held but their own
-    `Mutex`: not the manager's, and not that of a transaction. A device may therefore add and remove devices from its
-    handlers.
+    Any thread may call any method, from device handlers too: no lock is held when a device is called, except its own
+    `Mutex`.
 
     Parameters
     ----------
     io_context : IoManagerContext
-        Where devices are registered.
+        Registers the devices.
     resource_manager : ResourceManager
-        Where their resources come from.
+        Allocates their resources.
 
     Attributes
     ----------
     io_context, resource_manager
         The parameters.
+
+    Raises
+    ------
+    TypeError
+        `io_context` is not an `IoManagerContext`.
 
     Examples
     --------
@@ -128,63 +133,67 @@ class DeviceManager(Mapping[str, DeviceIo]):
             )
         self.io_context = io_context
         self.resource_manager = resource_manager
-        # Held for the few lines that change the two, never while anything else is called.
+        # Guards the two dicts; not held while anything else is called.
         self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}  # replaced, not changed, so that readers need no lock
-        self._busy: dict[str, DeviceIo] = {}  # being added or removed: the names are taken, the devices are not there
+        self._entries: dict[str, _Entry] = {}  # replaced, never changed: readers need no lock
+        self._busy: dict[str, DeviceIo] = {}  # being added or removed
 
     def add_device(self, name: str, device: DeviceIo, *, shared_irq: bool = False) -> DeviceResources:
-        """Allocate what a device asks for, give it to the device, and register it.
+        """Allocate the resources that a device asks for, assign them, and register the device.
 
-        The device is registered for what its `get_trapped_io_resources` returns once it has its resources; one that
-        keeps no record of them (`get_assigned_resources` is empty) for all that it was given.
+        The device is registered for the resources that its `get_trapped_io_resources` returns after the assignment; if
+        its `get_assigned_resources` returns none, for all that were assigned.
 
         Parameters
         ----------
         name : str
-            Its name, which no other device has.
+            Its name, which must be unique.
         device : DeviceIo
             A `ManagedDevice`, or a `Mutex` around one.
         shared_irq : bool
-            Whether it may share an interrupt; see `ResourceManager.allocate_device_resources`.
+            Whether a legacy interrupt may be the shared one; see `ResourceManager.allocate_device_resources`.
 
         Returns
         -------
         DeviceResources
-            What the device was given.
+            A copy of the assigned resources.
 
         Raises
         ------
         DuplicateDeviceError
-            A device of that name exists, or is just being added or removed; or the device is managed already.
+            The name exists, or is being added or removed; or the device is already managed.
         TypeError
-            The device is no `DeviceIo`, or no `ManagedDevice`.
-        NoAvailableResourceError, InvalidRangeError
-            From the resource manager.
-        DeviceOverlapError, TransactionError
-            From the bus: a range is taken, or this thread has a transaction open.
+            The name is not a str, or the device is not a `DeviceIo` or not a `ManagedDevice`.
+        NoAvailableResourceError
+            No free resource meets a constraint.
+        InvalidRangeError
+            A constraint has size 0, or a range to be registered is empty or runs past the end of its space.
+        DeviceOverlapError
+            A range to be registered overlaps another one.
+        TransactionError
+            This thread has a transaction open.
         Exception
-            Whatever the device raises.
+            Whatever the device, or a callback of `IoManager.on_change`, raises.
 
         Notes
         -----
-        Whichever step fails, those before it are undone and the error of that step comes out. Errors on the way back
-        are added to it as notes.
+        When a step fails, the previous steps are undone and its error is raised. Errors while undoing are added to it
+        as notes.
         """
         if not isinstance(name, str):
-            raise TypeError(f"a device's name is a str, not {type(name).__name__}")
+            raise TypeError(f"a device's name must be a str, not {type(name).__name__}")
         _check_managed(device)
         self._begin_adding(name, device)
         undo: list[Callable[[], None]] = [lambda: self._end(name)]
         try:
             with _inner(device) as inner:
                 constraints = list(inner.get_resource_constraints())
-                is_told = hasattr(inner, "release_resources")
+                has_release = hasattr(inner, "release_resources")
             resources = self.resource_manager.allocate_device_resources(constraints, shared_irq)
             undo.append(lambda: self._free(resources))
             with _inner(device) as inner:
                 inner.assign_resources(DeviceResources(resources))
-            if is_told:
+            if has_release:
                 undo.append(lambda: _release(device))
             trapped = _trapped(device, resources)
             self._register(device, trapped)
@@ -192,15 +201,15 @@ class DeviceManager(Mapping[str, DeviceIo]):
             for step in reversed(undo):
                 _attempt(step, failure)
             raise
-        self._end(name, _Entry(device, resources, trapped, is_told))
+        self._end(name, _Entry(device, resources, trapped, has_release))
         return DeviceResources(resources)
 
     def remove_device(self, name: str) -> DeviceIo:
-        """Unregister a device, tell it, and free its resources, in that order.
+        """Unregister a device, call its ``release_resources()`` if there is one, and free its resources.
 
-        Accesses that are under way in the device finish, and keep it alive. They are waited for only where the device
-        is to be told (it has ``release_resources``) and is a `Mutex`, whose lock is taken for that. A device that is
-        no Mutex has to see to it itself that a handler under way makes no use of resources that it has given back.
+        Accesses in progress finish, and keep the device alive. They are waited for only if the device is a `Mutex` and
+        has ``release_resources()``, which is called with the lock held. A device without a `Mutex` must itself ensure
+        that a running handler does not use resources that have been released.
 
         Parameters
         ----------
@@ -215,20 +224,22 @@ class DeviceManager(Mapping[str, DeviceIo]):
         Raises
         ------
         UnknownDeviceError
-            There is no device of that name, or it is just being added or removed.
-        NoDeviceError, TransactionError
-            From the bus: the device's ranges are no longer registered, or this thread has a transaction open. The
-            device is then still there, as it was.
+            No device has that name, or it is being added or removed.
+        NoDeviceError
+            A range of the device is no longer registered. The device is still managed, and unchanged.
+        TransactionError
+            This thread has a transaction open. The device is still managed, and unchanged.
         InvalidResourceRangeError
-            Somebody has freed resources of the device already. The rest are freed, and the device is gone.
+            A resource of the device has already been freed. The others are freed, and the device is removed.
         Exception
-            Whatever the device raises when it is told. Its resources are freed then too, and the device is gone: once
-            off the bus it cannot refuse to go.
+            Whatever ``release_resources()`` raises. The resources are freed, and the device is removed.
+        Exception
+            Whatever a callback of `IoManager.on_change` raises. The device is registered again and still managed.
 
         Notes
         -----
-        A device that has moved its own ranges on the bus (as a PCI device does when the guest writes a base address
-        register) is unregistered from where its `get_trapped_io_resources` says that it is.
+        A device that has moved its own ranges (as a PCI device does when the guest writes a base address register) is
+        unregistered from the ranges that its `get_trapped_io_resources` returns.
         """
         entry = self._begin_removing(name)
         try:
@@ -237,7 +248,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
             self._end(name, entry)
             raise
         try:
-            if entry.is_told:
+            if entry.has_release:
                 _release(entry.device)
         finally:
             try:
@@ -247,12 +258,18 @@ class DeviceManager(Mapping[str, DeviceIo]):
         return entry.device
 
     def get_resources(self, name: str) -> DeviceResources:
-        """Return a copy of what a device was given; `UnknownDeviceError` if there is none of that name."""
+        """Return a copy of the resources that were assigned to a device.
+
+        Raises
+        ------
+        UnknownDeviceError
+            No device has that name, or it is being added or removed.
+        """
         return DeviceResources(self._entry(name).resources)
 
     # -- as a mapping
 
-    # Two managers are never the same, whatever they hold.
+    # A manager is equal only to itself, whatever it contains.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -266,11 +283,11 @@ class DeviceManager(Mapping[str, DeviceIo]):
         return len(self._entries)
 
     def items(self) -> ItemsView[str, DeviceIo]:
-        """Return the (name, device) pairs of this moment, as a set-like view."""
+        """Return a snapshot of the (name, device) pairs, as a set-like view."""
         return {name: entry.device for name, entry in self._entries.items()}.items()
 
     def values(self) -> ValuesView[DeviceIo]:
-        """Return the devices of this moment."""
+        """Return a snapshot of the devices."""
         return {name: entry.device for name, entry in self._entries.items()}.values()
 
     def __repr__(self) -> str:
@@ -295,12 +312,12 @@ class DeviceManager(Mapping[str, DeviceIo]):
     def _begin_removing(self, name: str) -> _Entry:
         with self._lock:
             entry = self._entry(name)
-            self._entries = {other: kept for other, kept in self._entries.items() if other != name}
+            self._entries = {other: each for other, each in self._entries.items() if other != name}
             self._busy[name] = entry.device
             return entry
 
     def _end(self, name: str, entry: _Entry | None = None) -> None:
-        """End an addition or removal, with the device there (`entry`) or not."""
+        """End an addition or removal; `entry` is the device that is managed from now on, if there is one."""
         with self._lock:
             del self._busy[name]
             if entry is not None:
@@ -311,33 +328,32 @@ class DeviceManager(Mapping[str, DeviceIo]):
     def _register(self, device: DeviceIo, trapped: DeviceResources) -> None:
         self._transact(
             lambda ctx: self.io_context.register_device_io(ctx, device, trapped),
-            undo=lambda ctx: self._take_off(ctx, device, trapped),
+            undo=lambda ctx: self._unmap(ctx, device, trapped),
         )
 
     def _unregister(self, entry: _Entry) -> None:
         try:
             self._unregister_from(entry.device, entry.trapped)
         except NoDeviceError:
-            # Asked only now: in a Mutex the question waits for a handler under way.
+            # Not asked before, because a Mutex waits for a running handler.
             self._unregister_from(entry.device, _trapped(entry.device, entry.resources))
 
     def _unregister_from(self, device: DeviceIo, trapped: DeviceResources) -> None:
         self._transact(
-            lambda ctx: self._take_off(ctx, device, trapped),
+            lambda ctx: self._unmap(ctx, device, trapped),
             undo=lambda ctx: self.io_context.register_device_io(ctx, device, trapped),
         )
 
-    def _take_off(self, ctx: Any, device: DeviceIo, trapped: DeviceResources) -> None:
+    def _unmap(self, ctx: Any, device: DeviceIo, trapped: DeviceResources) -> None:
         if isinstance(ctx, Transaction):
-            # Ranges are unregistered by their numbers alone. Where the device has moved away, another may have come.
-            for base, size in trapped.get_pio_address_ranges():
-                _check_owner("PIO", base, size, ctx.find("PIO", base), device)
-            for base, size in trapped.get_mmio_address_ranges():
-                _check_owner("MMIO", base, size, ctx.find("MMIO", base), device)
+            # Unregistering goes by base and size alone. If the device has moved, another one may own the range.
+            for space, base, last in trapped_ranges(trapped):
+                if ctx.find(space, base) is not device:
+                    raise NoDeviceError(space, base, last - base + 1, exact=True)
         self.io_context.unregister_device_io(ctx, trapped)
 
     def _transact(self, change: Callable[[Any], None], undo: Callable[[Any], None] | None = None) -> None:
-        """Make a change in a transaction of its own. If this raises, the change is not made."""
+        """Make a change in a transaction of its own, or raise without having made it."""
         ctx = self.io_context.begin_tx()
         try:
             change(ctx)
@@ -350,7 +366,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
             try:
                 self.io_context.cancel_tx(ctx)
             except TransactionError:
-                # It is finished: the change stands, and somebody who was told of it (`on_change`) has raised.
+                # It is finished: the change has been made, and a callback of `on_change` has raised.
                 if undo is not None:
                     _attempt(lambda: self._transact(undo), failure)
             raise
@@ -361,7 +377,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
         try:
             self.resource_manager.free_device_resources(resources)
         except ResourceError:
-            # Somebody has freed one of them. Those that are left must not leak.
+            # One has already been freed. The others must not leak.
             for resource in resources:
                 with suppress(ResourceError):
                     self.resource_manager.free_device_resources([resource])
@@ -377,24 +393,19 @@ def _check_managed(device: DeviceIo) -> None:
     with _inner(device) as inner:
         if not isinstance(inner, ManagedDevice):
             raise TypeError(
-                f"a managed device has get_resource_constraints() and assign_resources(), "
-                f"which {type(inner).__name__} has not"
+                f"a managed device must have get_resource_constraints() and assign_resources(), "
+                f"which {type(inner).__name__} does not"
             )
 
 
 @contextmanager
 def _inner(device: DeviceIo) -> Iterator[Any]:
-    """Yield what has the methods of a managed device: the device, or with its lock held what a Mutex protects."""
+    """Yield the object with the methods of a managed device: the device, or that inside a Mutex, with its lock held."""
     if isinstance(device, Mutex) and not isinstance(device, ManagedDevice):
         with device.lock() as inner:
             yield inner
     else:
         yield device
-
-
-def _check_owner(bus: str, base: int, size: int, owner: DeviceIo | None, device: DeviceIo) -> None:
-    if owner is not device:
-        raise NoDeviceError(bus, base, size, exact=True)
 
 
 def _release(device: DeviceIo) -> None:
@@ -403,14 +414,14 @@ def _release(device: DeviceIo) -> None:
 
 
 def _trapped(device: DeviceIo, resources: DeviceResources) -> DeviceResources:
-    """Return what a device with these resources is to be registered for."""
+    """Return the resources that a device, to which `resources` are assigned, is to be registered for."""
     trapped = DeviceResources(device.get_trapped_io_resources())
     return trapped if trapped or device.get_assigned_resources() else resources
 
 
 def _attempt(step: Callable[[], None], failure: BaseException) -> None:
-    """Take a step back after a failure, which must come out whatever happens on the way."""
+    """Undo a step after a failure. An exception in it is added to the failure as a note."""
     try:
         step()
     except Exception as error:
-        failure.add_note(f"and while undoing what was done before: {error!r}")
+        failure.add_note(f"while undoing the previous steps: {error!r}")

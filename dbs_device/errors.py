@@ -1,10 +1,13 @@
-"""Every exception that the package raises on its own account.
+"""The exceptions that the package raises itself.
 
-Exceptions keep what they were made from as attributes (plain integers and the devices concerned), so that a caller can
-act on them without parsing the message. Addresses, sizes and ranges are printed in hex; ranges are inclusive.
+Their attributes are the constructor's parameters (integers, and the devices concerned), so that a caller can act on an
+exception without parsing its message. Messages print addresses and ranges in hex, sizes and counts in decimal; ranges
+are inclusive.
 """
 
 from __future__ import annotations
+
+from .address import Space
 
 __all__ = [
     "DeviceModelError",
@@ -22,7 +25,7 @@ __all__ = [
 
 
 def format_range(base: int, last: int) -> str:
-    """Return an inclusive range as the messages print it.
+    """Return an inclusive range as messages print it.
 
     >>> format_range(0x3f8, 0x3ff)
     '0x3f8..0x3ff'
@@ -31,7 +34,7 @@ def format_range(base: int, last: int) -> str:
 
 
 def format_count(count: int, unit: str) -> str:
-    """Return a count with its unit, in the plural where that is due.
+    """Return a count with its unit, in the plural if needed.
 
     >>> format_count(1, "byte"), format_count(4, "byte")
     ('1 byte', '4 bytes')
@@ -40,9 +43,9 @@ def format_count(count: int, unit: str) -> str:
 
 
 def describe_device(device: object) -> str:
-    """Return `repr(device)`, or the name of its type where that repr itself fails.
+    """Return `repr(device)`, or the name of its type if the repr raises.
 
-    A message about a device must come out even when the device is half built, which is when its repr tends to raise.
+    A message must also come out for a half-built device, whose repr tends to raise.
     """
     try:
         return repr(device)
@@ -51,85 +54,87 @@ def describe_device(device: object) -> str:
 
 
 class DeviceModelError(Exception):
-    """Base class of every exception of the package."""
+    """Base class of the package's exceptions."""
 
 
 class NoDeviceError(DeviceModelError, LookupError):
-    """No device owns an address, or none is registered at exactly a given range.
+    """No device owns an address, or no registered range has a given base and size.
 
     Parameters
     ----------
-    bus : str
-        "MMIO" or "PIO".
+    space : Space or {"MMIO", "PIO"}
+        The I/O space.
     address : int
-        First address (or port) of the access or of the range.
+        First address (or port) of the access or the range.
     size : int, optional
-        Bytes (or ports) of it; None for a bare look-up.
+        Its bytes (or ports); None for the look-up of an address.
     owner : tuple of (int, int, object), optional
-        (base, last, device) of the range that the access starts in and then leaves.
+        (base, last, device) of a registered range: the one in which the access starts and beyond which it ends or, if
+        `exact`, one that overlaps the range.
     exact : bool
-        Whether a range of just that base and size was sought, to be unregistered, and not the owner of an access.
+        Whether a range was to be unregistered, which takes its exact base and size.
 
     Attributes
     ----------
-    bus, address, size, owner, exact
-        The parameters.
+    space, address, size, owner, exact
+        The parameters; `space` as a `Space`.
     """
 
     def __init__(
         self,
-        bus: str,
+        space: Space | str,
         address: int,
         size: int | None = None,
         owner: tuple[int, int, object] | None = None,
         exact: bool = False,
     ) -> None:
-        super().__init__(bus, address, size, owner, exact)
-        self.bus = bus
+        self.space = Space(space)
+        super().__init__(self.space, address, size, owner, exact)
         self.address = address
         self.size = size
         self.owner = owner
         self.exact = exact
 
     def __str__(self) -> str:
+        owned = ""
+        if self.owner is not None:
+            base, last, device = self.owner
+            owned = f"{format_range(base, last)} of {describe_device(device)}"
         if self.exact and self.size is not None:
-            return f"no {self.bus} range {format_range(self.address, self.address + self.size - 1)} is registered"
+            asked = format_range(self.address, self.address + self.size - 1)
+            return f"no {self.space} range {asked} is registered" + (f"; {owned} is" if owned else "")
+        address = f"{self.space} address {self.address:#x}"
         if self.size is None:
-            return f"no device owns {self.bus} address {self.address:#x}"
-        access = f"{self.bus} address {self.address:#x} ({format_count(self.size, 'byte')})"
-        if self.owner is None:
-            return f"no device owns {access}"
-        base, last, device = self.owner
-        return (
-            f"the access to {access} runs past the end of range {format_range(base, last)} of {describe_device(device)}"
-        )
+            return f"no device owns {address}"
+        access = f"{address} ({format_count(self.size, 'byte')})"
+        return f"the access to {access} runs past the end of range {owned}" if owned else f"no device owns {access}"
 
 
 class DeviceOverlapError(DeviceModelError, ValueError):
-    """A range overlaps one that is registered on the same bus, or another one of the same call.
+    """A range overlaps one that is registered in the same space, or another range of the same call.
 
     Parameters
     ----------
-    bus : str
-        "MMIO" or "PIO".
+    space : Space or {"MMIO", "PIO"}
+        The I/O space.
     base, last : int
-        The range that was refused, inclusive.
+        The rejected range, inclusive.
     device : object
-        The device that it was meant for.
+        The device to be registered.
     other_base, other_last : int
-        The range in the way, inclusive.
+        The range that it overlaps, inclusive.
     other_device : object
-        The device that owns the range in the way.
+        The device that owns that range.
 
     Attributes
     ----------
-    bus, base, last, device, other_base, other_last, other_device
-        The parameters.
+    space, base, last, device, other_base, other_last, other_device
+        The parameters; `space` as a `Space`.
     """
 
     def __init__(
         self,
-        bus: str,
+        space: Space | str,
         base: int,
         last: int,
         device: object,
@@ -137,8 +142,8 @@ class DeviceOverlapError(DeviceModelError, ValueError):
         other_last: int,
         other_device: object,
     ) -> None:
-        super().__init__(bus, base, last, device, other_base, other_last, other_device)
-        self.bus = bus
+        self.space = Space(space)
+        super().__init__(self.space, base, last, device, other_base, other_last, other_device)
         self.base = base
         self.last = last
         self.device = device
@@ -148,17 +153,17 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.bus} range {format_range(self.base, self.last)} of {describe_device(self.device)} overlaps "
+            f"{self.space} range {format_range(self.base, self.last)} of {describe_device(self.device)} overlaps "
             f"{format_range(self.other_base, self.other_last)} of {describe_device(self.other_device)}"
         )
 
 
 class InvalidRangeError(DeviceModelError, ValueError):
-    """A range, or a number that describes one, is empty or lies outside its space."""
+    """A range is empty or outside its space, or a number does not fit its field."""
 
 
 class GuestMemoryError(DeviceModelError, ValueError):
-    """A page that a range needs is mapped in the guest already, as RAM or by somebody else.
+    """A page that a range needs is already mapped in the guest, as RAM or by other code.
 
     Parameters
     ----------
@@ -167,7 +172,7 @@ class GuestMemoryError(DeviceModelError, ValueError):
     device : object
         Its device.
     page, page_last : int
-        First and last address of the guest's own region, of which the range needs a page.
+        First and last address of the guest's region that contains the page.
 
     Attributes
     ----------
@@ -186,23 +191,23 @@ class GuestMemoryError(DeviceModelError, ValueError):
     def __str__(self) -> str:
         return (
             f"MMIO range {format_range(self.base, self.last)} of {describe_device(self.device)} needs a page of "
-            f"{format_range(self.page, self.page_last)}, which the guest has mapped already"
+            f"{format_range(self.page, self.page_last)}, which the guest has already mapped"
         )
 
 
 class TransactionError(DeviceModelError):
-    """A transaction is finished, belongs to another thread, or is open where none may be."""
+    """A transaction is finished, belongs to another thread or manager, or is already open on this thread."""
 
 
 class DuplicateDeviceError(DeviceModelError, ValueError):
-    """A name is taken, or a device is managed already.
+    """A name is taken, or a device is already managed.
 
     Parameters
     ----------
     name : str
-        The name in question.
+        The name.
     device : object
-        The device that has it.
+        The device of that name.
 
     Attributes
     ----------
@@ -220,7 +225,7 @@ class DuplicateDeviceError(DeviceModelError, ValueError):
 
 
 class UnknownDeviceError(DeviceModelError, KeyError):
-    """No device has a name.
+    """No device has the given name.
 
     Parameters
     ----------
@@ -242,43 +247,46 @@ class UnknownDeviceError(DeviceModelError, KeyError):
 
 
 class ResourceError(DeviceModelError):
-    """Base class of what `ResourceManager` raises."""
+    """Base class of the exceptions of `ResourceManager`."""
 
 
 class NoAvailableResourceError(ResourceError):
-    """A resource constraint cannot be met by what is free.
+    """No free resource meets a constraint.
 
     Parameters
     ----------
     constraint : object
-        What was asked for.
+        The constraint.
     free : str
-        What is free of that kind, as the message prints it.
+        The free resources of that kind, as the message prints them.
+    reason : str, optional
+        Why the constraint cannot be met; by default, the message says what is free.
 
     Attributes
     ----------
-    constraint, free
+    constraint, free, reason
         The parameters.
     """
 
-    def __init__(self, constraint: object, free: str) -> None:
-        super().__init__(constraint, free)
+    def __init__(self, constraint: object, free: str, reason: str | None = None) -> None:
+        super().__init__(constraint, free, reason)
         self.constraint = constraint
         self.free = free
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot allocate {self.constraint!r}: free is {self.free}"
+        return f"cannot allocate {self.constraint!r}" + (f": {self.reason}" if self.reason else f"; free: {self.free}")
 
 
 class InvalidResourceRangeError(ResourceError):
-    """A resource to be freed is not allocated, or not exactly as named.
+    """A resource to be freed is not allocated with exactly that base and size.
 
     Parameters
     ----------
     resource : object
-        What was to be freed.
+        The resource.
     reason : str
-        Why it cannot be.
+        Why it cannot be freed.
 
     Attributes
     ----------

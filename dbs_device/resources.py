@@ -1,4 +1,4 @@
-"""What a device asks for (`ResourceConstraint`) and what it is given (`Resource`, `DeviceResources`)."""
+"""The resources of a device: what it asks for (`ResourceConstraint`) and what it is given (`DeviceResources`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, SupportsIndex, overload
 
-from ._constraints import ResourceConstraint
-from ._records import (
+from ._engine.constraints import (
+    GenericIrqConstraint,
+    KvmMemSlotConstraint,
+    LegacyIrqConstraint,
+    MemAddressConstraint,
+    MmioAddressConstraint,
+    PciMsiIrqConstraint,
+    PciMsixIrqConstraint,
+    PioAddressConstraint,
+    ResourceConstraint,
+)
+from ._engine.records import (
     ADDRESS,
     BYTE_COUNT,
     NUMBER,
@@ -20,13 +30,21 @@ from ._records import (
 
 __all__ = [
     "DeviceResources",
+    "GenericIrqConstraint",
     "KvmMemSlot",
+    "KvmMemSlotConstraint",
     "LegacyIrq",
+    "LegacyIrqConstraint",
     "MacAddress",
+    "MemAddressConstraint",
     "MemAddressRange",
+    "MmioAddressConstraint",
     "MmioAddressRange",
     "MsiIrq",
     "MsiIrqType",
+    "PciMsiIrqConstraint",
+    "PciMsixIrqConstraint",
+    "PioAddressConstraint",
     "PioAddressRange",
     "Resource",
     "ResourceConstraint",
@@ -45,16 +63,21 @@ class MsiIrqType(enum.Enum):
 
 
 class Resource(Record):
-    """One resource that a device has been given. The variants are frozen dataclasses and work in `match`.
+    """One resource of a device. The variants are frozen dataclasses and work in `match`.
 
-    Numbers are checked when a resource is made: `TypeError` for what is no integer, `InvalidRangeError` for one that
-    its field cannot hold. Whether a range is empty or runs past the end of its space is checked where that matters:
-    when it is registered or allocated.
+    Whether a range is empty or runs past the end of its space is checked when it is registered or allocated.
+
+    Raises
+    ------
+    InvalidRangeError
+        A number does not fit its field.
+    TypeError
+        A field has the wrong type, or `Resource` itself is called.
 
     Examples
     --------
     >>> Resource.PioAddressRange(0x3F8, 8)
-    Resource.PioAddressRange(base=0x3f8, size=0x8)
+    Resource.PioAddressRange(base=0x3f8, size=8)
     >>> match Resource.LegacyIrq(4):
     ...     case Resource.LegacyIrq(irq):
     ...         irq
@@ -82,7 +105,7 @@ class PioAddressRange(Resource):
     base : int
         First port, 0..0xFFFF.
     size : int
-        Number of ports, 0..0x10000.
+        Number of ports, 0..65536.
     """
 
     base: int
@@ -100,7 +123,7 @@ class MmioAddressRange(Resource):
     base : int
         First address, 0..2**64 - 1.
     size : int
-        Bytes, 0..2**64.
+        Number of bytes, 0..2**64.
     """
 
     base: int
@@ -111,14 +134,14 @@ class MmioAddressRange(Resource):
 @variant_of(Resource)
 @dataclass(frozen=True, repr=False, slots=True)
 class MemAddressRange(Resource):
-    """A range of guest memory, whose accesses are not trapped.
+    """A range of guest memory, accesses to which are not trapped.
 
     Parameters
     ----------
     base : int
         First address, 0..2**64 - 1.
     size : int
-        Bytes, 0..2**64.
+        Number of bytes, 0..2**64.
     """
 
     base: int
@@ -144,7 +167,7 @@ class LegacyIrq(Resource):
 @variant_of(Resource)
 @dataclass(frozen=True, repr=False, slots=True)
 class MsiIrq(Resource):
-    """A run of message signalled interrupts.
+    """Contiguous message signalled interrupts.
 
     Parameters
     ----------
@@ -175,7 +198,7 @@ class MacAddress(Resource):
     Parameters
     ----------
     addr : str
-        The address as text, as the crate keeps it. (The crate spells the variant `MacAddresss`.)
+        The address as text, as in the crate (which spells the variant `MacAddresss`).
     """
 
     addr: str
@@ -206,7 +229,12 @@ class DeviceResources(Sequence[Resource]):
     Parameters
     ----------
     resources : iterable of Resource, optional
-        What it begins with.
+        The initial resources.
+
+    Raises
+    ------
+    TypeError
+        An item is not a `Resource`.
 
     Examples
     --------
@@ -220,7 +248,7 @@ class DeviceResources(Sequence[Resource]):
 
     __slots__ = ("__weakref__", "_resources")
 
-    __hash__ = None  # type: ignore[assignment]  # it is mutable, and compared by its contents
+    __hash__ = None  # type: ignore[assignment]  # mutable, and compared by contents
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._resources: list[Resource] = []
@@ -228,7 +256,13 @@ class DeviceResources(Sequence[Resource]):
             self.append(resource)
 
     def append(self, resource: Resource) -> None:
-        """Add a resource at the end; `TypeError` if it is none. Amortised O(1)."""
+        """Append a resource. Amortised O(1).
+
+        Raises
+        ------
+        TypeError
+            It is not a `Resource`.
+        """
         if not isinstance(resource, Resource):
             raise TypeError(f"DeviceResources takes Resource objects, not {type(resource).__name__}")
         self._resources.append(resource)
@@ -250,20 +284,20 @@ class DeviceResources(Sequence[Resource]):
         return next((each.irq for each in self._resources if isinstance(each, LegacyIrq)), None)
 
     def get_pci_msi_irqs(self) -> tuple[int, int] | None:
-        """Return (base, size) of the first run of PCI MSI interrupts, or None."""
+        """Return (base, size) of the first PCI MSI interrupts, or None."""
         return self._first_msi_irqs(MsiIrqType.PCI_MSI)
 
     def get_pci_msix_irqs(self) -> tuple[int, int] | None:
-        """Return (base, size) of the first run of PCI MSI-X interrupts, or None."""
+        """Return (base, size) of the first PCI MSI-X interrupts, or None."""
         return self._first_msi_irqs(MsiIrqType.PCI_MSIX)
 
     def get_generic_msi_irqs(self) -> tuple[int, int] | None:
-        """Return (base, size) of the first run of generic MSI interrupts, or None."""
+        """Return (base, size) of the first generic MSI interrupts, or None."""
         return self._first_msi_irqs(MsiIrqType.GENERIC_MSI)
 
     def _first_msi_irqs(self, ty: MsiIrqType) -> tuple[int, int] | None:
-        runs = ((each.base, each.size) for each in self._resources if isinstance(each, MsiIrq) and each.ty is ty)
-        return next(runs, None)
+        ranges = ((each.base, each.size) for each in self._resources if isinstance(each, MsiIrq) and each.ty is ty)
+        return next(ranges, None)
 
     def get_kvm_mem_slots(self) -> list[int]:
         """Return the number of each memory slot."""
@@ -303,5 +337,5 @@ class DeviceResources(Sequence[Resource]):
     def __getstate__(self) -> Any:
         state: Any = super().__getstate__()
         attributes, slots = state
-        # A shallow copy must not grow together with its original.
+        # A shallow copy must not share the list, or both would grow.
         return attributes, {**slots, "_resources": list(self._resources)}

@@ -1,6 +1,6 @@
-"""Record what a guest does on the buses of a manager, keep it in a file, and replay it into any manager.
+"""Record the accesses of a guest, save them in a file, and replay them on any manager.
 
-A trace is the macro-benchmark and the regression test of device models without the guest.
+A trace is a regression test and a benchmark of devices that needs no guest.
 
 Examples
 --------
@@ -34,19 +34,18 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from ._trace_data import (
+from ._engine.trace_data import (
     ACCESS_DTYPE,
     ACCESS_SIZES,
-    HIGHEST_ADDRESS,
     Access,
     AccessCount,
     RangeSelector,
-    Space,
     Trace,
     TraceRange,
     format_accesses,
     ranges_of,
 )
+from .address import Space
 from .errors import format_count
 
 if TYPE_CHECKING:
@@ -71,35 +70,35 @@ _FIRST_CAPACITY = 1024  # accesses
 
 
 class TraceRecorder:
-    """Serves accesses as the manager that it wraps does, and records each one that was served.
+    """Forwards accesses to a manager, and records those that succeed.
 
-    It is what the guest calls, in place of the manager; devices keep calling the manager itself. (What a device does
-    on the bus is part of the access that it serves. Recorded as well, a replay would do it twice.)
+    The guest uses it in place of the manager. Devices call the manager itself: their own accesses are part of the one
+    that they serve, and a replay would repeat them if they were recorded.
 
-    An access that raises is not recorded; one that open bus answers is. An access whose buffer is not 1, 2, 4 or 8
-    bytes long is recorded as a run of bytes at ascending addresses, without those beyond the end of the space.
-    Integers are made of buffers in the manager's byteorder. Two threads may record at once. A record takes 27 bytes of
-    memory, and space for records doubles when it is used up; appending is amortised O(1).
+    An access that raises is not recorded; an unowned access that the open bus serves is. A buffer of another length
+    than 1, 2, 4 or 8 bytes is recorded as single bytes at ascending addresses, up to the end of the space. Values are
+    integers in the manager's `byteorder`. Several threads may record at once. A record takes 27 bytes; appending is
+    amortised O(1).
 
     Parameters
     ----------
     manager : IoManager
-        Where the accesses go.
+        Serves the accesses.
     enabled : bool, optional
-        Whether to record from the beginning.
+        Whether to record from the start.
 
     Attributes
     ----------
     manager : IoManager
-        Where the accesses go.
+        Serves the accesses.
     enabled : bool
-        Whether accesses are recorded; may be switched at any time. Off, it costs a branch and the call to the manager.
+        Whether accesses are recorded; may be changed at any time. If false, an access costs one more call.
     """
 
     def __init__(self, manager: IoManager, *, enabled: bool = True) -> None:
         self.manager = manager
         self.enabled = enabled
-        # Re-entrant, since a finaliser or a signal handler may access the bus while its thread is recording.
+        # Re-entrant: a finaliser or signal handler may access the bus while its thread is recording.
         self._lock = threading.RLock()
         self._start = time.perf_counter_ns()
         self._rows = np.empty(_FIRST_CAPACITY, ACCESS_DTYPE)
@@ -107,18 +106,18 @@ class TraceRecorder:
 
     @property
     def byteorder(self) -> str:
-        """The manager's byteorder, "little" or "big"."""
+        """The manager's `byteorder`, "little" or "big"."""
         return self.manager.byteorder
 
     @property
     def trace(self) -> Trace:
-        """A copy of what has been recorded, and what the manager maps now, by the types of the devices."""
+        """A copy of the records, with the manager's current ranges, named by the types of their devices."""
         with self._lock:
             rows = self._rows[: self._count].copy()
         return Trace(rows, ranges_of(self.manager))
 
     def clear(self) -> None:
-        """Forget what has been recorded. Time goes on."""
+        """Discard the records. The clock is not reset."""
         with self._lock:
             self._rows = np.empty(_FIRST_CAPACITY, ACCESS_DTYPE)
             self._count = 0
@@ -130,80 +129,209 @@ class TraceRecorder:
         return f"<TraceRecorder of {self.manager!r}: {format_accesses(len(self))}, {'on' if self.enabled else 'off'}>"
 
     def mmio_read(self, addr: SupportsIndex, data: Buffer) -> None:
-        """Serve an access as `IoManager.mmio_read` does."""
+        """Make an access as `IoManager.mmio_read` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the address, or the access runs past the end of its range.
+        BufferError
+            `data` is not C-contiguous, or not writable.
+        OverflowError
+            The address is outside its space.
+        TypeError
+            The address is not an integer, or `data` is not a buffer.
+        ValueError
+            `data` is empty.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.mmio_read(addr, data)
         if self.enabled:
             self._append_buffer(Space.MMIO, False, addr, data)
 
     def mmio_write(self, addr: SupportsIndex, data: Buffer) -> None:
-        """Serve an access as `IoManager.mmio_write` does."""
+        """Make an access as `IoManager.mmio_write` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the address, or the access runs past the end of its range.
+        BufferError
+            `data` is not C-contiguous.
+        OverflowError
+            The address is outside its space.
+        TypeError
+            The address is not an integer, or `data` is not a buffer.
+        ValueError
+            `data` is empty.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.mmio_write(addr, data)
         if self.enabled:
             self._append_buffer(Space.MMIO, True, addr, data)
 
     def pio_read(self, port: SupportsIndex, data: Buffer) -> None:
-        """Serve an access as `IoManager.pio_read` does."""
+        """Make an access as `IoManager.pio_read` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the port, or the access runs past the end of its range.
+        BufferError
+            `data` is not C-contiguous, or not writable.
+        OverflowError
+            The port is outside its space.
+        TypeError
+            The port is not an integer, or `data` is not a buffer.
+        ValueError
+            `data` is empty.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.pio_read(port, data)
         if self.enabled:
             self._append_buffer(Space.PIO, False, port, data)
 
     def pio_write(self, port: SupportsIndex, data: Buffer) -> None:
-        """Serve an access as `IoManager.pio_write` does."""
+        """Make an access as `IoManager.pio_write` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the port, or the access runs past the end of its range.
+        BufferError
+            `data` is not C-contiguous.
+        OverflowError
+            The port is outside its space.
+        TypeError
+            The port is not an integer, or `data` is not a buffer.
+        ValueError
+            `data` is empty.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.pio_write(port, data)
         if self.enabled:
             self._append_buffer(Space.PIO, True, port, data)
 
     def mmio_load(self, addr: SupportsIndex, size: SupportsIndex) -> int:
-        """Serve an access as `IoManager.mmio_load` does."""
+        """Make an access as `IoManager.mmio_load` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the address, or the access runs past the end of its range.
+        OverflowError
+            The address is outside its space.
+        TypeError
+            A number is not an integer.
+        ValueError
+            The size is not 1, 2, 4 or 8.
+        Exception
+            Whatever the device raises.
+        """
         value = self.manager.mmio_load(addr, size)
         if self.enabled:
             self._append(Space.MMIO, False, addr, size, value)
         return value
 
     def mmio_store(self, addr: SupportsIndex, size: SupportsIndex, value: SupportsIndex) -> None:
-        """Serve an access as `IoManager.mmio_store` does."""
+        """Make an access as `IoManager.mmio_store` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the address, or the access runs past the end of its range.
+        OverflowError
+            The address is outside its space.
+        TypeError
+            A number is not an integer.
+        ValueError
+            The size is not 1, 2, 4 or 8, or the value does not fit it.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.mmio_store(addr, size, value)
         if self.enabled:
             self._append(Space.MMIO, True, addr, size, value)
 
     def pio_in(self, port: SupportsIndex, size: SupportsIndex) -> int:
-        """Serve an access as `IoManager.pio_in` does."""
+        """Make an access as `IoManager.pio_in` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the port, or the access runs past the end of its range.
+        OverflowError
+            The port is outside its space.
+        TypeError
+            A number is not an integer.
+        ValueError
+            The size is not 1, 2 or 4.
+        Exception
+            Whatever the device raises.
+        """
         value = self.manager.pio_in(port, size)
         if self.enabled:
             self._append(Space.PIO, False, port, size, value)
         return value
 
     def pio_out(self, port: SupportsIndex, size: SupportsIndex, value: SupportsIndex) -> None:
-        """Serve an access as `IoManager.pio_out` does."""
+        """Make an access as `IoManager.pio_out` does, and record it.
+
+        Raises
+        ------
+        NoDeviceError
+            No device owns the port, or the access runs past the end of its range.
+        OverflowError
+            The port is outside its space.
+        TypeError
+            A number is not an integer.
+        ValueError
+            The size is not 1, 2 or 4, or the value does not fit it.
+        Exception
+            Whatever the device raises.
+        """
         self.manager.pio_out(port, size, value)
         if self.enabled:
             self._append(Space.PIO, True, port, size, value)
 
     def record(
-        self, space: Space | int, write: bool, addr: SupportsIndex, size: SupportsIndex, value: SupportsIndex
+        self, space: Space | int | str, write: bool, addr: SupportsIndex, size: SupportsIndex, value: SupportsIndex
     ) -> None:
-        """Append an access that was served without the recorder: what a bridge to an emulator calls.
+        """Record an access that was served without the recorder, by a bridge to an emulator.
 
         Parameters
         ----------
-        space : Space
-            The address space; `ValueError` if there is no such.
+        space : Space or {"MMIO", "PIO"}
+            The I/O space.
         write : bool
             Whether the guest wrote.
         addr : int
-            Address or port; `OverflowError` outside the space.
+            Address or port.
         size : int
-            1, 2, 4 or 8 bytes; `ValueError` for another.
+            1, 2, 4 or 8 bytes.
         value : int
-            What was read or written; `ValueError` if it does not fit the size.
+            The value read or written.
+
+        Raises
+        ------
+        OverflowError
+            The address is outside its space.
+        TypeError
+            A number is not an integer.
+        ValueError
+            The space does not exist, the size is another one, or the value does not fit it.
         """
         if not self.enabled:
             return
         space, addr, size, value = Space(space), operator.index(addr), operator.index(size), operator.index(value)
-        if not 0 <= addr <= HIGHEST_ADDRESS[space]:
-            raise OverflowError(f"{space.name} address {addr:#x} lies outside 0x0..{HIGHEST_ADDRESS[space]:#x}")
+        if not 0 <= addr <= space.last_address:
+            raise OverflowError(f"{space} address {addr:#x} is outside 0x0..{space.last_address:#x}")
         if size not in ACCESS_SIZES:
-            raise ValueError(f"an access of {format_count(size, 'byte')} is recorded as several of 1, 2, 4 or 8")
+            raise ValueError(f"a recorded access has 1, 2, 4 or 8 bytes, not {size}")
         if not 0 <= value < 1 << 8 * size:
             raise ValueError(f"value {value:#x} does not fit {format_count(size, 'byte')}")
         self._append(space, bool(write), addr, size, value)
@@ -227,27 +355,27 @@ class TraceRecorder:
             self._append(space, write, addr, len(contents), int.from_bytes(contents, order))
             return
         first = operator.index(addr)
-        with self._lock:  # the run stays in one piece
-            for address, byte in zip(range(first, HIGHEST_ADDRESS[space] + 1), contents, strict=False):
+        with self._lock:  # keeps the bytes together
+            for address, byte in zip(range(first, space.last_address + 1), contents, strict=False):
                 self._append(space, write, address, 1, byte)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A read that gave another value in a replay than in the trace.
+    """A read whose value in the replay differs from that in the trace.
 
     Attributes
     ----------
     index : int
         Index of the access in the trace.
     space : Space
-        The address space.
+        The I/O space.
     addr : int
         Address or port.
     size : int
         Bytes.
     expected, actual : int
-        The value of the trace, and that of the replay.
+        Value in the trace, and in the replay.
     """
 
     index: int
@@ -259,25 +387,25 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"access {self.index}: the read of {format_count(self.size, 'byte')} at {self.space.name} {self.addr:#x} "
+            f"access {self.index}: the read of {format_count(self.size, 'byte')} at {self.space} {self.addr:#x} "
             f"gave {self.actual:#x}, not {self.expected:#x}"
         )
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay found.
+    """The result of a replay.
 
     Attributes
     ----------
     accesses : int
-        Number of accesses made.
+        Number of accesses replayed.
     reads_compared : int
         Number of reads whose value was compared.
     first : Difference or None
         The first read whose value differed.
     differing : tuple of int
-        Index in the trace of each read whose value differed; `trace[list(result.differing)]` are those reads.
+        Index of each read whose value differed; `trace[list(result.differing)]` are those reads.
     """
 
     accesses: int
@@ -304,28 +432,40 @@ def replay(
     ignore: str | Iterable[RangeSelector] = (),
     stop_at_first: bool = False,
 ) -> ReplayResult:
-    """Make the accesses of a trace, in order and without its pauses, and compare what is read.
+    """Repeat the accesses of a trace, in order and without pauses, and compare the values that are read.
 
-    Values are passed as integers, in the manager's byteorder. An exception comes out with a note that says which
-    access it was; addresses that nobody owns raise `NoDeviceError`, unless the manager has an `open_bus`. To develop
-    one device, replay its part of the trace alone: `trace[trace.mask("com1")]`.
+    Values are passed as integers, in the manager's `byteorder`. To test one device, replay its part of the trace:
+    `trace[trace.mask("com1")]`.
 
     Parameters
     ----------
     trace : Trace
-        What to do.
+        The accesses.
     manager : IoManager or TraceRecorder
-        Where to do it.
+        Serves them.
     ignore : str or iterable, optional
-        Ranges whose reads are made and not compared (clocks, for example): names of the trace's map, or (space, base,
-        last), inclusive. Unknown names are a `ValueError`.
+        Ranges whose reads are not compared (clocks, for example): names in the trace's map, or (space, base, last),
+        inclusive.
     stop_at_first : bool, optional
-        Stop after the first difference.
+        Whether to stop after the first difference.
 
     Returns
     -------
     ReplayResult
-        What was done, and what differed.
+        Counts and differences.
+
+    Raises
+    ------
+    NoDeviceError
+        No device owns an address, and the manager has no `open_bus`.
+    OverflowError
+        A number in `ignore` is not 0..2**64 - 1.
+    TypeError
+        An item of `ignore` is neither a name nor a (space, base, last) tuple.
+    ValueError
+        A name in `ignore` is not in the map, or a space does not exist.
+    Exception
+        Whatever a device raises. A note names the access.
     """
     is_compared = ~trace.mask(ignore)
     accesses = reads_compared = 0
@@ -337,9 +477,7 @@ def replay(
         except Exception as error:
             verb = "write" if access.write else "read"
             size = format_count(access.size, "byte")
-            error.add_note(
-                f"in the replay of access {index}: a {verb} of {size} at {access.space.name} {access.addr:#x}"
-            )
+            error.add_note(f"in the replay of access {index}: a {verb} of {size} at {access.space} {access.addr:#x}")
             raise
         accesses += 1
         if access.write or not compared:
@@ -356,7 +494,7 @@ def replay(
 
 
 def _make_access(manager: IoManager | TraceRecorder, access: Access) -> int:
-    """Make an access, and return what was read or written."""
+    """Make an access, and return the value read or written."""
     _, space, write, addr, size, value = access
     if space == Space.MMIO:
         if not write:
@@ -367,7 +505,7 @@ def _make_access(manager: IoManager | TraceRecorder, access: Access) -> int:
             return manager.pio_in(addr, size)
         manager.pio_out(addr, size, value)
     else:
-        # A buffer may have 8 bytes at a port too, an integer may not.
+        # At a port, 8 bytes must be a buffer, not an integer.
         order: Any = manager.byteorder
         buffer = bytearray(value.to_bytes(size, order))
         if write:

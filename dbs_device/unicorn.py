@@ -1,7 +1,7 @@
 """The bus behind the Unicorn CPU emulator (extra ``unicorn``).
 
-A guest's MMIO and, on x86, its IN and OUT instructions go from Unicorn to the bus through C function pointers, without
-ctypes in between:
+A guest's MMIO accesses and, on x86, its IN and OUT instructions reach the bus through C function pointers, without
+ctypes:
 
 >>> from unicorn import UC_ARCH_X86, UC_MODE_32, Uc
 >>> from dbs_device import DeviceIo, IoManager, Resource
@@ -19,16 +19,16 @@ ctypes in between:
 b'A'
 >>> bridge.detach()
 
-Unicorn's own ways, which a device sees (as of Unicorn 2.1):
+How a device sees accesses depends on Unicorn (as of 2.1):
 
-* An access wider than 4 bytes arrives as several of 4, the lowest address first.
-* An unaligned read arrives as the two aligned ones that cover it: a 4-byte read at offset 1 as reads of 4 bytes at 0
-  and 4, a 2-byte read at offset 1 as reads of 2 bytes at 0 and 2. A device thus sees reads of registers beside those
-  that the guest has asked for. An unaligned write arrives as single bytes, the lowest address first.
-* Ports are not split. INS and OUTS access the port once an item.
-* An exception of a device stops the guest at an instruction that accesses MMIO: its registers are as before, and it is
-  repeated when the guest is resumed, the parts of a split access that were made already included. After IN and OUT,
-  the guest executes the rest of its basic block, in which no device is called, before it stops.
+* An access wider than 4 bytes is split into 4-byte ones, lowest address first.
+* An unaligned read becomes the two aligned reads that cover it: 4 bytes at offset 1 are read as 4 bytes at 0 and at 4,
+  2 bytes at offset 1 as 2 bytes at 0 and at 2. A device thus sees reads of neighbouring registers, which the guest has
+  not asked for. An unaligned write becomes single bytes, lowest address first.
+* Port accesses are not split. INS and OUTS access the port once per item.
+* If a device raises during an MMIO access, the guest stops at that instruction, with its registers unchanged. When the
+  guest is resumed, the instruction is repeated, including the parts of a split access that had succeeded. After IN and
+  OUT, the guest executes the rest of its basic block before it stops, without calling devices.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ try:
     from unicorn import unicorn_const as const
     from unicorn import x86_const
 
-    # The loaded library has no public name; `UcError` is that of `unicorn`, whose re-exports type checkers refuse.
+    # `uclib` has no public name. `UcError` is that of `unicorn`, whose re-exports type checkers reject.
     from unicorn.unicorn_py3.unicorn import UcError, uclib
 except ModuleNotFoundError as error:
     if error.name != "unicorn":
@@ -54,14 +54,14 @@ except ModuleNotFoundError as error:
         "dbs_device.unicorn needs the package unicorn: pip install 'dbs-device[unicorn]'", name="unicorn"
     ) from None
 
-from ._address_map import MappedRange
 from ._bus import IoManager
-from ._trace_data import Space
-from ._unicorn import GuestBus, Window, callback_addresses
+from ._engine.address_map import MappedRange
+from ._engine.unicorn import GuestBus, Window, entry_point_addresses
+from .address import Space
 from .errors import DeviceModelError, GuestMemoryError
 
 if TYPE_CHECKING:
-    # The name that users have. Type checkers take it for the class of Python 2, whose methods are not typed.
+    # Type checkers see the class for Python 2 here, whose methods are untyped.
     from unicorn import Uc  # type: ignore[attr-defined]
 
     from .trace import TraceRecorder
@@ -69,37 +69,40 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "attach"]
 
 _SMALLEST_PAGE = 0x1000
-_CALLBACKS = MappingProxyType(callback_addresses())
+_ENTRY_POINTS = MappingProxyType(entry_point_addresses())
 
 
 def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) -> Bridge:
-    """Serve a guest's MMIO, and on x86 its ports, from a manager's devices.
+    """Serve a guest's MMIO accesses and, on x86, its port accesses from a manager's devices.
 
-    The pages that hold MMIO ranges are mapped, and followed when the ranges change. Addresses in such a page that no
-    range owns, and ports that none owns, follow the manager's rule: `NoDeviceError`, or its open bus. Other pages stay
-    as they are.
+    The pages that contain MMIO ranges are mapped, and kept in sync when the ranges change. Unowned addresses in such a
+    page, and unowned ports, raise `NoDeviceError` or reach the manager's open bus. Other pages are unchanged.
 
     Parameters
     ----------
     uc : unicorn.Uc
-        The engine. It must not be running. Until the bridge is detached, its `emu_start` is the bridge's, so that what
-        a device raises comes out of it.
+        The emulator, which must not be running. Until the bridge is detached, its `emu_start` is that of the bridge, so
+        that it raises the exceptions of devices.
     manager : IoManager
-        The bus. Several engines may be attached to one manager.
+        The bus. Several emulators may be attached to one manager.
     recorder : dbs_device.trace.TraceRecorder, optional
-        Records each access of the guest that was served.
+        Records each access that was served.
 
     Returns
     -------
     Bridge
-        To run the guest with, and to detach. It lives as long as the engine, whether or not it is kept.
+        Runs the guest, and can be detached. It lives as long as the emulator, even without a reference to it.
 
     Raises
     ------
     GuestMemoryError
-        The guest has a page mapped that a range needs. Nothing is left mapped.
+        The guest has mapped a page that a range needs. Nothing is mapped.
     DeviceModelError
-        The engine is attached already.
+        The emulator is already attached.
+    TypeError
+        `manager` is not an `IoManager`.
+    unicorn.UcError
+        Unicorn cannot map a page or add a hook. Nothing is mapped.
     """
     return Bridge(uc, manager, recorder)
 
@@ -107,38 +110,38 @@ def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) ->
 class Bridge:
     """Connects a `unicorn.Uc` with an `IoManager`. Made by `attach`.
 
-    A change of the manager's ranges is followed: at once, or where it is made while the guest runs, by a handler or by
-    another thread, before the guest can tell. A page that is no longer needed is unmapped when the guest stops; until
-    then an access to it fails as Unicorn's own accesses to unmapped memory do, and nothing else can be mapped there.
+    The mappings are synced with the manager's ranges: at once or, if the ranges change while the guest runs, before the
+    guest's next access to them. A page that is no longer needed is unmapped when the guest stops; until then, accesses
+    to it fail like those to unmapped memory, and nothing else can be mapped there.
 
-    A change that needs a page which the guest has mapped itself cannot be followed. The manager has changed then, so
-    that the `GuestMemoryError` stops the guest and comes out of `emu_start`, also the next time, until the ranges or
-    the guest's memory have been put right.
+    If a change needs a page that the guest has mapped itself, the manager's ranges change nevertheless, and the
+    mappings cannot be synced: the guest stops and `emu_start` raises `GuestMemoryError`, in later calls too, until the
+    ranges or the guest's memory are corrected.
 
     Attributes
     ----------
     uc : unicorn.Uc
-        The engine.
+        The emulator.
     manager : IoManager
         The bus.
     recorder : dbs_device.trace.TraceRecorder or None
-        What records the guest's accesses.
+        Records the guest's accesses.
     """
 
     def __init__(self, uc: Uc, manager: IoManager, recorder: TraceRecorder | None) -> None:
         if not isinstance(manager, IoManager):
             raise TypeError(f"attach takes an IoManager, not {type(manager).__name__}")
         if hasattr(uc, "_dbs_device_bridge"):
-            raise DeviceModelError("the engine is attached already: detach its bridge first, or share the manager")
+            raise DeviceModelError("the emulator is already attached: detach its bridge first, or share the manager")
         self.uc = uc
         self._uc = cast(Any, uc)
         self.manager = manager
         self.recorder = recorder
         self._uc_emu_start = self._uc.emu_start
-        self._lock = threading.RLock()  # of what follows; held for no longer than a change of mappings takes
-        self._running = 0
+        self._lock = threading.RLock()  # guards the fields below; held only while mappings change
+        self._active_runs = 0
         self._is_attached = True
-        self._is_behind = True  # whether the mappings are not yet those that the ranges need
+        self._needs_sync = True
         self._hooks: list[ctypes.c_size_t] = []
         self._windows: dict[tuple[int, int], Window] = {}
         is_big_endian = _is_big_endian(self._uc)
@@ -149,19 +152,19 @@ class Bridge:
             _address_of(uclib.uc_emu_stop),
             is_big_endian,
             page_size,
-            self._map_added_pages,
+            self._map_missing_pages,
             None if recorder is None else partial(_record, recorder, is_big_endian),
-            _error_of_unmapped_access,
+            _unmapped_error,
         )
         try:
-            self._follow()
+            self._sync()
             self._add_hooks()
         except BaseException:
-            self._remove_everything()
+            self._remove_all()
             raise
         attributes = vars(uc)
         self._replaced = {name: value for name, value in attributes.items() if name == "emu_start"}
-        # Unicorn holds addresses of this object's parts: it has to live as long as the engine.
+        # Unicorn holds addresses of parts of this object, which must live as long as the emulator.
         attributes.update(_dbs_device_bridge=self, emu_start=self.emu_start)
         self._unsubscribe = manager.on_change(self._on_change)
 
@@ -180,70 +183,69 @@ class Bridge:
         Raises
         ------
         BaseException
-            The first exception of a device, as it was raised. It has stopped the guest, and no device was called after
-            it.
+            The first exception of a device, unchanged. It has stopped the guest; no device was called after it.
         GuestMemoryError
-            The ranges have changed, and a page that they need is the guest's own.
+            The ranges have changed, and need a page that the guest has mapped.
         unicorn.UcError
-            As from Unicorn itself.
+            Raised by Unicorn itself.
         """
         error: BaseException | None = None
         with self._lock:
-            self._catch_up()
-            self._running += 1
+            self._sync_if_needed()
+            self._active_runs += 1
         try:
             self._uc_emu_start(begin, until, timeout, count)
         except BaseException as raised:
             error = raised
         with self._lock:
-            self._running -= 1
+            self._active_runs -= 1
             try:
-                self._catch_up()
+                self._sync_if_needed()
             except Exception as raised:
                 error = error or raised
-        # What a device raised has stopped the guest: what Unicorn makes of that comes second. Raised down here and not
-        # in an `except` clause, it is not given another exception as its context.
-        error = self._take_exception() or error
+        # The exception of a device comes first: it has stopped the guest, which may have made Unicorn fail. Raised
+        # outside the `except` clause, it does not get another exception as its context.
+        error = self._clear_pending_errors() or error
         try:
             if error is not None:
                 raise error
         finally:
-            del error  # else it would be in a cycle with its own traceback
+            del error  # breaks the reference cycle with its traceback
 
     def detach(self) -> None:
-        """Unmap the ranges and remove the hooks, so that the engine is as it was before `attach`.
-
-        Nothing happens if that was done already.
+        """Unmap the ranges and remove the hooks. A detached bridge is left unchanged.
 
         Raises
         ------
         DeviceModelError
             The guest is running.
+        unicorn.UcError
+            Unicorn cannot unmap a page or remove a hook.
         """
         with self._lock:
-            if self._is_busy():
+            if self._is_running():
                 raise DeviceModelError("cannot detach while the guest is running")
             if not self._is_attached:
                 return
             self._is_attached = False
             self._unsubscribe()
-            self._remove_everything()
+            self._remove_all()
             attributes = vars(self.uc)
             del attributes["_dbs_device_bridge"]
-            # Another one may have put itself before ours since.
+            # Other code may have replaced ours meanwhile.
             if attributes.get("emu_start") == self.emu_start:
                 del attributes["emu_start"]
                 attributes.update(self._replaced)
 
-    def _take_exception(self) -> BaseException | None:
-        """Return the first exception that was kept, and forget all of them."""
-        first = self._bus.take_exception()
-        while self._bus.take_exception() is not None:
+    def _clear_pending_errors(self) -> BaseException | None:
+        """Discard the pending errors, and return the first."""
+        first = self._bus.pop_exception()
+        while self._bus.pop_exception() is not None:
             pass
         return first
 
-    def _is_busy(self) -> bool:
-        return self._running > 0 or self._bus.is_inside
+    def _is_running(self) -> bool:
+        return self._active_runs > 0 or self._bus.is_inside
 
     # -- ranges
 
@@ -252,21 +254,21 @@ class Bridge:
             if not self._is_attached:
                 return
             self._bus.update(self.manager)
-            self._is_behind = True
-            # The guest's thread maps what was added when it next comes by; Unicorn is not safe to call from another.
-            if self._is_busy():
-                self._bus.want_to_follow()
+            self._needs_sync = True
+            # Unicorn is not thread-safe: the guest's thread maps the pages at its next access.
+            if self._is_running():
+                self._bus.request_sync()
                 return
-            # The change stands; `emu_start` tries again, and raises what is in the way.
+            # The change has been made; `emu_start` tries again, and raises the error.
             with suppress(GuestMemoryError, UcError):
-                self._follow()
+                self._sync()
 
-    def _catch_up(self) -> None:
-        if self._is_behind and self._is_attached and not self._is_busy():
-            self._follow()
+    def _sync_if_needed(self) -> None:
+        if self._needs_sync and self._is_attached and not self._is_running():
+            self._sync()
 
-    def _follow(self) -> None:
-        """Map the pages that the ranges need, and no others. The guest must not be running."""
+    def _sync(self) -> None:
+        """Map exactly the pages that the ranges need. The guest must not be running."""
         self._bus.update(self.manager)
         needed = list(self._needed_runs())
         for part in self._missing_parts(needed):
@@ -276,10 +278,10 @@ class Bridge:
         for run in needed:
             if run not in self._windows:
                 self._map(run)
-        self._is_behind = False
+        self._needs_sync = False
 
-    def _map_added_pages(self) -> None:
-        """Map the pages that are needed and not mapped yet; unmap nothing, since the guest may be in a callback."""
+    def _map_missing_pages(self) -> None:
+        """Map the missing pages. The guest may be inside an access, so that none can be unmapped."""
         with self._lock:
             missing = list(self._missing_parts(self._needed_runs()))
             for part in missing:
@@ -288,7 +290,7 @@ class Bridge:
                 self._map(part)
 
     def _needed_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield (first address, last address) of each run of pages that hold ranges."""
+        """Yield (first address, last address) of each run of pages that contain ranges."""
         run: tuple[int, int] | None = None
         for base, last, _ in self.manager.mmio_bus:
             first, end = base & ~self._offset_mask, last | self._offset_mask
@@ -302,7 +304,7 @@ class Bridge:
             yield run
 
     def _missing_parts(self, needed: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield the parts of some runs that no window covers."""
+        """Yield the parts of the needed runs that no window covers."""
         mapped = sorted(self._windows)
         for first, last in needed:
             if (first, last) in self._windows:
@@ -327,7 +329,7 @@ class Bridge:
     def _map(self, run: tuple[int, int]) -> None:
         first, last = run
         window = Window(self._bus, first)
-        load, store = _CALLBACKS["load"], _CALLBACKS["store"]
+        load, store = _ENTRY_POINTS["load"], _ENTRY_POINTS["store"]
         _check(uclib.uc_mmio_map(self._uc._uch, first, last - first + 1, load, window.address, store, window.address))
         self._windows[run] = window
 
@@ -346,18 +348,18 @@ class Bridge:
 
     def _add_hook(self, kind: int, name: str, *arguments: ctypes.c_int) -> None:
         hook = ctypes.c_size_t()
-        # Variadic in C: some platforms pass what follows the named parameters in another way, which ctypes knows
-        # because the prototype of `uclib` ends with `begin` and `end`. Begin above end: at every address.
+        # Variadic in C: some platforms pass unnamed arguments differently. ctypes knows which these are because the
+        # prototype in `uclib` ends with `begin` and `end`. begin > end stands for every address.
         begin, end = 1, 0
         user_data = self._bus.address
         _check(
             uclib.uc_hook_add(
-                self._uc._uch, ctypes.byref(hook), kind, _CALLBACKS[name], user_data, begin, end, *arguments
+                self._uc._uch, ctypes.byref(hook), kind, _ENTRY_POINTS[name], user_data, begin, end, *arguments
             )
         )
         self._hooks.append(hook)
 
-    def _remove_everything(self) -> None:
+    def _remove_all(self) -> None:
         for hook in self._hooks:
             _check(uclib.uc_hook_del(self._uc._uch, hook))
         self._hooks.clear()
@@ -370,7 +372,7 @@ def _check(status: int) -> None:
         raise UcError(status)
 
 
-def _error_of_unmapped_access(is_write: bool, address: int) -> UcError:
+def _unmapped_error(is_write: bool, address: int) -> UcError:
     return UcError(const.UC_ERR_WRITE_UNMAPPED if is_write else const.UC_ERR_READ_UNMAPPED)
 
 
@@ -378,7 +380,7 @@ def _record(
     recorder: TraceRecorder, is_big_endian: bool, is_mmio: bool, is_write: bool, address: int, size: int, value: int
 ) -> None:
     if is_big_endian != (recorder.byteorder == "big"):
-        # The recorder's integers are in its manager's order, in which a replay takes them.
+        # The recorder takes integers in its manager's byte order, which a replay uses.
         value = int.from_bytes(value.to_bytes(size, "little"), "big")
     recorder.record(Space.MMIO if is_mmio else Space.PIO, is_write, address, size, value)
 
@@ -388,10 +390,10 @@ def _address_of(pointer: Any) -> int:
 
 
 def _is_big_endian(uc: Any) -> bool:
-    """Return whether the integers that Unicorn passes have their most significant byte at the lowest address.
+    """Return whether the integers that Unicorn passes are big-endian.
 
-    ARM can change its byte order as it runs. Unicorn has little-endian ARM alone, and swaps the bytes of an access that
-    is big-endian before it passes them on, whatever the mode.
+    ARM can change its byte order while it runs. Unicorn's ARM is little-endian whatever the mode: it swaps the bytes of
+    a big-endian access itself.
     """
     is_arm = uc.ctl_get_arch() in (const.UC_ARCH_ARM, const.UC_ARCH_ARM64)
     return bool(uc.ctl_get_mode() & const.UC_MODE_BIG_ENDIAN) and not is_arm

@@ -1,9 +1,9 @@
-"""A virtual machine monitor in miniature: devices are plugged, used, unplugged and plugged again while a guest runs.
+"""A miniature virtual machine monitor: devices are plugged, used, unplugged and plugged again while a guest runs.
 
-It goes the way of the crate's documentation: the VMM makes a resource manager, a device manager and an I/O manager; a
-device states its constraints, the resource manager allocates, the device is given its resources, the device manager
-registers it; the guest's accesses are dispatched by the I/O manager. The guest is a thread here that accesses the bus
-as a virtual CPU's exits would.
+It follows the crate's documentation: the VMM makes a resource manager, a device manager and an I/O manager; a device
+states its constraints, the resource manager allocates resources, the device is assigned them, and the device manager
+registers it; the I/O manager dispatches the guest's accesses. Here, the guest is a thread that accesses the bus as the
+exits of a virtual CPU would.
 
     python examples/hotplug.py
 """
@@ -43,7 +43,7 @@ POOLS = ("pio", "mmio", "mem", "legacy_irq", "msi_irq", "kvm_mem_slots")
 
 
 class Console(DeviceIo):
-    """A serial port that only sends. It shares no state between threads but a list, so it needs no lock."""
+    """A serial port that only sends. The only state that threads share is a list, so it needs no lock."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -71,7 +71,7 @@ class Console(DeviceIo):
 
 
 class Timer(DeviceIo):
-    """A counter that goes on by one step with each read of it."""
+    """A counter that is incremented by each read."""
 
     def __init__(self, name: str, ticks: Iterator[int]) -> None:
         self.name = name
@@ -97,7 +97,7 @@ class Timer(DeviceIo):
 
 
 class Disk(DeviceIoMut):
-    """A disk: write a sector's number, then read the buffer. The two belong together, so it is used in a Mutex."""
+    """A disk: write a sector number, then read the buffer. The two accesses belong together, hence the Mutex."""
 
     def __init__(self, image: bytes) -> None:
         self.image = image
@@ -115,7 +115,7 @@ class Disk(DeviceIoMut):
         self.resources = resources
 
     def release_resources(self) -> None:
-        # In a Mutex, no handler is under way when this is called, and none will come any more.
+        # In a Mutex, no handler is running now, and none will be called any more.
         self.resources = DeviceResources()
         self.sector = 0
 
@@ -142,7 +142,7 @@ class Disk(DeviceIoMut):
 
 
 class Guest(threading.Thread):
-    """Accesses the timer and the disk in turn, and writes to the console what happens to it, until it is halted."""
+    """Accesses the timer and the disk in turn, and reports on the console, until it is halted."""
 
     def __init__(self, bus: IoManager, timer: int, disk: int) -> None:
         super().__init__(name="guest")
@@ -189,7 +189,7 @@ class Guest(threading.Thread):
             return
         self.notice_disk(True)
         self.sectors_read += 1
-        # A disk that was plugged in the middle has not been told the sector, and gives its first one.
+        # A disk that was plugged in between has not received the sector number, and returns sector 0.
         if status != READY or buffer not in (sector_of(sector), sector_of(0)):
             self.trouble.append(f"sector {sector} is wrong")
 
@@ -205,7 +205,7 @@ class Guest(threading.Thread):
             self.bus.pio_out(COM1 + DATA, 1, ord(character))
 
     def run_until(self, reached: Callable[[], bool]) -> None:
-        """Wait, on the VMM's thread, until the guest has got somewhere."""
+        """Wait, on the VMM's thread, until a condition holds."""
         with self.progress:
             self.progress.wait_for(lambda: reached() or self.trouble, timeout=30)
         if self.trouble or not reached():
@@ -217,7 +217,7 @@ class Guest(threading.Thread):
 
 
 def sector_of(number: int) -> bytes:
-    """Return what the disk image has in a sector."""
+    """Return the contents of a sector of the disk image."""
     return f"sector {number} ".encode().ljust(SECTOR_SIZE, b"-")
 
 
@@ -225,7 +225,7 @@ def sector_of(number: int) -> bytes:
 
 
 class Vmm:
-    """Owns the three managers, and tells what it does."""
+    """Owns the three managers, and prints what it does."""
 
     def __init__(self) -> None:
         self.io = IoManager()
@@ -248,7 +248,7 @@ class Vmm:
         print(f"  unplugged {name}; there is {', '.join(self.devices) or 'nothing'} left")
 
     def swap(self, old: Timer, new: Timer) -> None:
-        """Let a timer take over the addresses of another one."""
+        """Replace a timer by another one at the same addresses."""
         resources = old.get_assigned_resources()
         new.assign_resources(resources)
         with self.context.transaction() as tx:

@@ -1,9 +1,8 @@
-"""U-Boot talks to its machine again: a recorded boot is replayed into Python devices, without a CPU.
+"""Replay a recorded boot of U-Boot on Python devices, without a CPU.
 
-The trace holds the accesses of U-Boot 2023.01 on an emulated PC, from its first instruction to its prompt, through
-some commands typed at it, to the reset. Each range of the trace's own map gets a device. The serial port is a model of
-a 16550 and works out every answer itself; the others answer what the recording says, in order. Every value read is
-compared with the recording.
+The trace contains the accesses of U-Boot 2023.01 on an emulated PC, from its first instruction to its prompt, through a
+few typed commands, to the reset. Each range of the trace's map gets a device. The serial port is a model of a 16550;
+the other devices return the recorded values, in order. Every value that is read is compared with the recording.
 
     python examples/replay_uboot.py
 """
@@ -23,18 +22,18 @@ from dbs_device.trace import Access, ReplayResult, Space, Trace, TraceRange, rep
 TRACE = Path(__file__).parents[1] / "tests" / "data" / "uboot_x86_trace.npz"
 SERIAL_PORT = "com1"
 
-# Registers of the 16550 (National Semiconductor PC16550D, table II). The first two are the divisor's while DLAB is set.
+# Registers of the 16550 (National Semiconductor PC16550D, table II). The first two are the divisor while DLAB is set.
 DATA, INTERRUPT_ENABLE, INTERRUPT_ID, LINE_CONTROL, MODEM_CONTROL, LINE_STATUS, MODEM_STATUS, SCRATCH = range(8)
 FIFO_CONTROL = INTERRUPT_ID  # the same address, written
 DLAB = 0x80  # of line control
 DATA_READY, TRANSMITTER_EMPTY = 0x01, 0x60  # of line status
 FIFO_ENABLE = 0x01  # of FIFO control
 FIFOS_ENABLED, NO_INTERRUPT = 0xC0, 0x01  # of interrupt identification
-CARRIER_READY_CLEAR = 0xB0  # of modem status: DCD, DSR, CTS, as from a terminal that is switched on
+CARRIER_READY_CLEAR = 0xB0  # of modem status: DCD, DSR, CTS, as from a terminal that is on
 
 
 class CountingDevice(DeviceIo):
-    """Counts its accesses, and serves ports and memory alike."""
+    """Counts its accesses; serves PIO and MMIO."""
 
     def __init__(self, place: TraceRange) -> None:
         self.place = place
@@ -63,15 +62,15 @@ class CountingDevice(DeviceIo):
         self.write(IoAddress(base), IoAddress(offset), data)
 
     def answer(self, offset: int, size: int) -> int:
-        """Return what a read of `size` bytes gives."""
+        """Return the value of a read of `size` bytes."""
         raise NotImplementedError
 
     def accept(self, offset: int, value: int) -> None:
-        """Take what is written."""
+        """Accept a write."""
 
 
 class RecordedDevice(CountingDevice):
-    """Answers what the recording says, in order."""
+    """Returns the recorded values, in order."""
 
     def __init__(self, place: TraceRange, accesses: Iterable[Access]) -> None:
         super().__init__(place)
@@ -82,10 +81,10 @@ class RecordedDevice(CountingDevice):
 
 
 class Uart16550(CountingDevice):
-    """A 16550 that is polled: transmitter, receiver, and the registers that set them up; no interrupts, no loopback.
+    """A polled 16550: transmitter, receiver and their control registers; no interrupts, no loopback.
 
-    What the guest sends gathers in `sent`. `typed` says what the terminal sends, and before which access to the UART:
-    with no clock in a replay, accesses are what tells the time.
+    `sent` collects the bytes that the guest sends. `typed` contains those that the terminal sends, each with the access
+    to the UART before which it arrives: a replay has no clock but the accesses.
     """
 
     def __init__(self, place: TraceRange, typed: Iterable[tuple[int, bytes]] = ()) -> None:
@@ -106,7 +105,7 @@ class Uart16550(CountingDevice):
         if offset == INTERRUPT_ID:
             return NO_INTERRUPT | (FIFOS_ENABLED if self.fifo_control & FIFO_ENABLE else 0)
         if offset == LINE_STATUS:
-            # What is sent is out at once, so that the transmitter is always empty.
+            # Bytes are sent at once: the transmitter is always empty.
             return TRANSMITTER_EMPTY | (DATA_READY if self.received else 0)
         if offset == MODEM_STATUS:
             return CARRIER_READY_CLEAR
@@ -129,7 +128,7 @@ class Uart16550(CountingDevice):
 
 
 def typed_lines(accesses: Iterable[Access], base: int) -> Iterator[tuple[int, bytes]]:
-    """Recover what was typed: from where the recorded line status says "data ready", the data read until it stops."""
+    """Recover the typed bytes: those read while the recorded line status is "data ready"."""
     line, begin = bytearray(), None
     for number, access in enumerate(accesses):
         register = access.addr - base
@@ -159,7 +158,7 @@ def make_devices(trace: Trace) -> list[CountingDevice]:
 
 
 def as_on_screen(sent: bytes) -> str:
-    """Return text as a terminal shows it in the end: lines end in newlines, and backspaces have done their work."""
+    """Return text as a terminal shows it in the end: lines end in newlines, backspaces are applied."""
     screen: list[str] = []
     line: list[str] = []
     column = 0
@@ -179,7 +178,7 @@ def as_on_screen(sent: bytes) -> str:
 
 
 def show(devices: list[CountingDevice], text: str, result: ReplayResult, seconds: float) -> None:
-    """Print the devices that were accessed, and what came out of the serial port."""
+    """Print the devices that were accessed, and the output of the serial port."""
     rows: list[tuple[str, ...]] = [
         (
             device.place.name,

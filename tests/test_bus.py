@@ -141,7 +141,7 @@ def test_an_access_that_nobody_owns_says_where_and_how_wide(access):
         assert str(refused.value) == f"no device owns {access.space} address 0x80 ({text})"
         assert isinstance(refused.value, LookupError)
         error = refused.value
-        assert (error.bus, error.address, error.size, error.owner) == (access.space.name, 0x80, size, None)
+        assert (error.space.name, error.address, error.size, error.owner) == (access.space.name, 0x80, size, None)
     with pytest.raises(NoDeviceError):
         access(IoManager(), 0)
 

@@ -195,7 +195,7 @@ class BusAgainstTheModel(RuleBasedStateMachine):
 
     def check_overlap(self, error: DeviceOverlapError, device: Tagged, ranges: list[Range]) -> None:
         """The error names a range that was asked for, and one in its way with the device that owns that."""
-        space = MMIO if error.bus == "MMIO" else PIO
+        space = MMIO if error.space.name == "MMIO" else PIO
         refused = Range(space, error.base, error.last - error.base + 1)
         other = Range(space, error.other_base, error.other_last - error.other_base + 1)
         assert refused in ranges
@@ -317,7 +317,7 @@ class BusAgainstTheModel(RuleBasedStateMachine):
             else:
                 space.write(manager, address, payload)
         except NoDeviceError as error:
-            refused = (error.bus, error.address, error.size)
+            refused = (error.space.name, error.address, error.size)
         if owner is None and model.open_bus is None:
             assert refused == (space.name, address, size)
             assert buffer == payload

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, callback_addresses, get_include
+from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, entry_point_addresses, get_include
 
 U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
 SIGNATURES = {
@@ -20,7 +20,7 @@ SIGNATURES = {
     "uc_pio_in": (U32, POINTER, U32, INT, POINTER),
     "uc_pio_out": (None, POINTER, U32, INT, U32, POINTER),
 }
-C = {name: ctypes.CFUNCTYPE(*types)(callback_addresses()[name]) for name, types in SIGNATURES.items()}
+C = {name: ctypes.CFUNCTYPE(*types)(entry_point_addresses()[name]) for name, types in SIGNATURES.items()}
 
 
 class Registers(DeviceIo):
@@ -50,8 +50,8 @@ def handle_on(device, base=0, **options):
 
 
 def test_every_entry_point_has_an_address():
-    assert callback_addresses().keys() == SIGNATURES.keys()
-    assert all(callback_addresses().values())
+    assert entry_point_addresses().keys() == SIGNATURES.keys()
+    assert all(entry_point_addresses().values())
 
 
 def test_integers_go_to_the_device_and_come_back():
@@ -63,7 +63,7 @@ def test_integers_go_to_the_device_and_come_back():
     C["pio_out"](handle.address, 0x48, 1, 0x1FF)
     assert device.bytes[8:10] == b"\xff\x00"
     assert C["pio_in"](handle.address, 0x48, 2) == 0xFF
-    assert handle.take_exception() is None
+    assert handle.pop_exception() is None
 
 
 def test_the_shape_of_unicorn_takes_offsets_from_the_base_of_the_handle():
@@ -89,7 +89,7 @@ def test_nobody_is_no_exception():
     assert C["mmio_load"](handle.address, 0x2000, 4) == 0
     C["mmio_store"](handle.address, 0x2000, 4, 1)
     assert C["pio_in"](handle.address, 0x10040, 1) == 0
-    assert handle.take_exception() is None
+    assert handle.pop_exception() is None
     assert C["mmio_load"](handle_on(Registers(), open_bus=0xFF).address, 0x2000, 4) == 0xFFFFFFFF
 
 
@@ -104,11 +104,11 @@ def test_the_first_exception_is_kept_and_no_device_is_called_until_it_is_taken(n
     assert C["mmio_load"](handle.address, 0x1000, 1) == 0
     C["mmio_store"](handle.address, 0x1000, 1, 5)
     assert device.accesses == 1
-    error = handle.take_exception()
+    error = handle.pop_exception()
     assert type(error) is LookupError
     assert error.args == ("register 15",)
     assert error.__traceback__ is not None
-    assert handle.take_exception() is None
+    assert handle.pop_exception() is None
     C["mmio_store"](handle.address, 0x1000, 1, 5)
     assert device.bytes[0] == 5
     assert capfd.readouterr() == ("", "")
@@ -118,11 +118,11 @@ def test_the_first_exception_is_kept_and_no_device_is_called_until_it_is_taken(n
 def test_a_wrong_size_is_kept_as_a_value_error(size):
     handle = handle_on(Registers())
     assert C["mmio_load"](handle.address, 0x1000, size) == 0
-    assert type(handle.take_exception()) is ValueError
+    assert type(handle.pop_exception()) is ValueError
     C["pio_out"](handle.address, 0x40, size, 0)
-    assert type(handle.take_exception()) is ValueError
+    assert type(handle.pop_exception()) is ValueError
     assert C["uc_pio_in"](None, 0x40, -1, handle.address) == 0
-    assert type(handle.take_exception()) is ValueError
+    assert type(handle.pop_exception()) is ValueError
 
 
 def test_a_handle_keeps_its_manager_and_lets_it_go():
@@ -154,7 +154,7 @@ def test_a_native_device_does_nothing_by_default():
         C[name](handle.address, 0x1000 if name == "mmio_store" else 0x40, 1, 7)
     assert C["mmio_load"](handle.address, 0x1000, 8) == 0
     assert C["pio_in"](handle.address, 0x40, 4) == 0
-    assert handle.take_exception() is None
+    assert handle.pop_exception() is None
 
 
 def test_the_header_lies_where_get_include_says():

@@ -137,7 +137,7 @@ def test_a_transaction_of_another_manager_is_refused(context: DeviceManagerConte
     with pytest.raises(TransactionError, match=r"^the transaction belongs to another IoManager$"):
         use(context, ctx)
     other.cancel_tx(ctx)
-    with pytest.raises(TypeError, match=r"^a transaction is what begin_tx returns, not NoneType$"):
+    with pytest.raises(TypeError, match=r"^ctx must be the Transaction that begin_tx\(\) returned, not NoneType$"):
         use(context, None)
 
 

@@ -298,7 +298,7 @@ def test_a_name_is_free_again_only_when_the_resources_are() -> None:
 @pytest.mark.parametrize(
     ("name", "device", "message"),
     [
-        (7, SharedCard(), "a device's name is a str, not int"),
+        (7, SharedCard(), "a device's name must be a str, not int"),
         ("x", object(), "a device must be a DeviceIo, which object is not"),
         (
             "x",
@@ -308,12 +308,12 @@ def test_a_name_is_free_again_only_when_the_resources_are() -> None:
         (
             "x",
             DeviceIo(),
-            "a managed device has get_resource_constraints() and assign_resources(), which DeviceIo has not",
+            "a managed device must have get_resource_constraints() and assign_resources(), which DeviceIo does not",
         ),
         (
             "x",
             Mutex(DeviceIoMut()),
-            "a managed device has get_resource_constraints() and assign_resources(), which DeviceIoMut has not",
+            "a managed device must have get_resource_constraints() and assign_resources(), which DeviceIoMut does not",
         ),
     ],
 )

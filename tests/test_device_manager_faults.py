@@ -20,6 +20,7 @@ from dbs_device import (
     NoDeviceError,
     Resource,
     ResourceConstraint,
+    Space,
     TransactionError,
 )
 from dbs_device.device_manager import DeviceManagerContext, DuplicateDeviceError, UnknownDeviceError
@@ -226,9 +227,9 @@ def test_errors_on_the_way_back_are_notes_on_the_one_that_counts() -> None:
         machine.devices.add_device("card", card)
     assert str(caught.value) == "register_device_io"
     assert caught.value.__notes__ == [
-        "and while undoing what was done before: InjectedError('cancel_tx')",
-        "and while undoing what was done before: InjectedError('release_resources')",
-        "and while undoing what was done before: InvalidResourceRangeError("
+        "while undoing the previous steps: InjectedError('cancel_tx')",
+        "while undoing the previous steps: InjectedError('release_resources')",
+        "while undoing the previous steps: InvalidResourceRangeError("
         "Resource.LegacyIrq(irq=6), 'no allocation begins at 6')",
     ]
     assert machine.state() == before
@@ -247,7 +248,7 @@ def test_a_commit_that_is_told_to_somebody_who_always_raises_is_undone_once(mach
     with pytest.raises(InjectedError, match="1") as caught:
         machine.devices.add_device("card", card)
     assert len(told) == 2
-    assert caught.value.__notes__ == ["and while undoing what was done before: InjectedError(2)"]
+    assert caught.value.__notes__ == ["while undoing the previous steps: InjectedError(2)"]
     assert machine.state() == before
     unsubscribe()
 
@@ -310,7 +311,7 @@ def test_a_device_that_was_unregistered_by_hand_is_not_removed(machine: Machine)
     before = machine.state()
     with pytest.raises(NoDeviceError) as caught:
         machine.devices.remove_device("card")
-    assert (caught.value.bus, caught.value.address, caught.value.size) == ("PIO", 0, 8)
+    assert (caught.value.space, caught.value.address, caught.value.size) == (Space.PIO, 0, 8)
     assert machine.state() == before
     assert machine.devices["card"] is card
     machine.bus.register_device_io(card, given[:1])

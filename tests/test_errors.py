@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from dbs_device import errors
+from dbs_device.address import Space
 from dbs_device.errors import (
     DeviceModelError,
     DeviceOverlapError,
@@ -42,19 +43,25 @@ EXAMPLES = {
         "the access to MMIO address 0x1ffe (4 bytes) runs past the end of range 0x1000..0x1fff of 'uart'"
     ),
     NoDeviceError("PIO", 0x3F8, 8, exact=True): "no PIO range 0x3f8..0x3ff is registered",
+    NoDeviceError("MMIO", 0x1000, 0x100, (0x1000, 0x1FFF, "uart"), exact=True): (
+        "no MMIO range 0x1000..0x10ff is registered; 0x1000..0x1fff of 'uart' is"
+    ),
     NoDeviceError("PIO", 0x3F8, exact=True): "no device owns PIO address 0x3f8",
     DeviceOverlapError("PIO", 0x3F8, 0x3FF, "new", 0x3FC, 0x403, "old"): (
         "PIO range 0x3f8..0x3ff of 'new' overlaps 0x3fc..0x403 of 'old'"
     ),
     GuestMemoryError(0x1800, 0x180F, "timer", 0x1000, 0x1FFF): (
-        "MMIO range 0x1800..0x180f of 'timer' needs a page of 0x1000..0x1fff, which the guest has mapped already"
+        "MMIO range 0x1800..0x180f of 'timer' needs a page of 0x1000..0x1fff, which the guest has already mapped"
     ),
     DuplicateDeviceError("console", "uart"): "the name 'console' belongs to 'uart'",
     UnknownDeviceError("disk"): "no device is named 'disk'",
     InvalidRangeError("size 0x0 is empty"): "size 0x0 is empty",
     TransactionError("finished"): "finished",
-    NoAvailableResourceError(ResourceConstraint.new_pio(8), "nothing"): (
-        "cannot allocate ResourceConstraint.PioAddress(size=0x8, range=None, align=0x1): free is nothing"
+    NoAvailableResourceError(ResourceConstraint.new_pio(8), "none"): (
+        "cannot allocate ResourceConstraint.PioAddress(size=8, range=None, align=1); free: none"
+    ),
+    NoAvailableResourceError(ResourceConstraint.new_legacy_irq(5), "none", "interrupt 5 is shared"): (
+        "cannot allocate ResourceConstraint.LegacyIrq(irq=5): interrupt 5 is shared"
     ),
     InvalidResourceRangeError(Resource.LegacyIrq(4), "it is not allocated"): (
         "cannot free Resource.LegacyIrq(irq=4): it is not allocated"
@@ -93,21 +100,23 @@ def test_they_are_caught_as_what_they_are(error, bases):
 def test_they_carry_what_they_are_about():
     device, other = object(), object()
     missing = NoDeviceError("MMIO", 0x1FFE, 4, (0x1000, 0x1FFF, device))
-    assert (missing.bus, missing.address, missing.size) == ("MMIO", 0x1FFE, 4)
+    assert (missing.space, missing.address, missing.size) == (Space.MMIO, 0x1FFE, 4)
     assert missing.owner == (0x1000, 0x1FFF, device)
     assert NoDeviceError("PIO", 1).size is None
     assert NoDeviceError("PIO", 1).owner is None
     assert NoDeviceError("PIO", 1).exact is False
     assert NoDeviceError("PIO", 1, 1, exact=True).exact is True
     overlap = DeviceOverlapError("PIO", 1, 2, device, 2, 3, other)
-    assert (overlap.bus, overlap.base, overlap.last) == ("PIO", 1, 2)
+    assert (overlap.space, overlap.base, overlap.last) == (Space.PIO, 1, 2)
     assert (overlap.other_base, overlap.other_last) == (2, 3)
     assert overlap.device is device
     assert overlap.other_device is other
     constraint = ResourceConstraint.new_legacy_irq(5)
-    exhausted = NoAvailableResourceError(constraint, "nothing")
+    exhausted = NoAvailableResourceError(constraint, "none")
     assert exhausted.constraint is constraint
-    assert exhausted.free == "nothing"
+    assert exhausted.free == "none"
+    assert exhausted.reason is None
+    assert NoAvailableResourceError(constraint, "none", "why").reason == "why"
     resource = Resource.KvmMemSlot(1)
     unknown = InvalidResourceRangeError(resource, "why")
     assert unknown.resource is resource
@@ -144,6 +153,19 @@ def test_a_repr_that_is_interrupted_stays_interrupted():
 
     with pytest.raises(KeyboardInterrupt):
         describe_device(Interrupted())
+
+
+@pytest.mark.parametrize("space", [Space.MMIO, "MMIO", 1])
+def test_a_space_is_given_as_such_or_by_name(space):
+    for error in (NoDeviceError(space, 1), DeviceOverlapError(space, 1, 2, "new", 2, 3, "old")):
+        assert error.space is Space.MMIO
+        assert type(error.args[0]) is Space
+        assert pickle.loads(pickle.dumps(error)).space is Space.MMIO
+
+
+def test_an_unknown_space_is_refused():
+    with pytest.raises(ValueError, match=r"""^a space is "MMIO" or "PIO", not 'DMA'$"""):
+        NoDeviceError("DMA", 1)
 
 
 def test_ranges_and_counts_are_printed_one_way():

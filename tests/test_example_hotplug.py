@@ -37,13 +37,13 @@ def test_devices_get_the_resources_that_they_ask_for_and_are_on_the_bus(output: 
     plugged = step(output, 2)
     assert plugged.startswith(
         "  plugged console:\n"
-        "    Resource.PioAddressRange(base=0x3f8, size=0x8)\n"
+        "    Resource.PioAddressRange(base=0x3f8, size=8)\n"
         "    Resource.LegacyIrq(irq=6)\n"
         "  plugged timer:\n"
-        "    Resource.MmioAddressRange(base=0xc0000000, size=0x1000)\n"
+        "    Resource.MmioAddressRange(base=0xc0000000, size=4096)\n"
         "    Resource.LegacyIrq(irq=7)\n"
         "  plugged disk:\n"
-        "    Resource.MmioAddressRange(base=0xc0001000, size=0x1000)\n"
+        "    Resource.MmioAddressRange(base=0xc0001000, size=4096)\n"
         "    Resource.MsiIrq(ty=MsiIrqType.PCI_MSIX, base=24, size=2)\n"
         "    Resource.KvmMemSlot(slot=0)\n"
     )
@@ -53,14 +53,14 @@ def test_devices_get_the_resources_that_they_ask_for_and_are_on_the_bus(output: 
 
 def test_a_disk_that_is_plugged_again_gets_what_it_had(output: str) -> None:
     assert step(output, 4) == ("  unplugged disk; there is console, timer left\n  the guest goes on without it\n\n")
-    assert "Resource.MmioAddressRange(base=0xc0001000, size=0x1000)\n" in step(output, 5)
+    assert "Resource.MmioAddressRange(base=0xc0001000, size=4096)\n" in step(output, 5)
     assert "same address as before: yes\n" in step(output, 5)
 
 
 def test_a_device_that_cannot_be_had_is_refused(output: str) -> None:
     assert step(output, 7) == (
-        "  NoAvailableResourceError: cannot allocate ResourceConstraint.PioAddress(size=0x8, range=(0x3f8, 0x3ff), "
-        "align=0x8): free is nothing within 0x3f8..0x3ff\n\n"
+        "  NoAvailableResourceError: cannot allocate ResourceConstraint.PioAddress(size=8, range=(0x3f8, 0x3ff), "
+        "align=8); free: none within 0x3f8..0x3ff\n\n"
     )
 
 

@@ -10,7 +10,7 @@ import weakref
 import pytest
 from helpers import MMIO, PIO, Recorder, assert_unlocked, map_both, on_another_thread, ranges_of
 
-from dbs_device import DeviceIo, DeviceOverlapError, IoManager, MappedRange, NoDeviceError
+from dbs_device import DeviceIo, DeviceOverlapError, IoManager, MappedRange, NoDeviceError, Space
 
 
 class Listener:
@@ -34,15 +34,15 @@ def test_callbacks_are_told_what_was_added_and_removed_sorted_by_bus_and_base():
     manager.register_device_io(one, [PIO.range(0x10, 4), MMIO.range(0x20, 1), PIO.range(0, 1), MMIO.range(0, 8)])
     [(added, removed)] = listener.calls
     assert added == (
-        ("MMIO", 0, 7, one),
-        ("MMIO", 0x20, 0x20, one),
-        ("PIO", 0, 0, one),
-        ("PIO", 0x10, 0x13, one),
+        (Space.MMIO, 0, 7, one),
+        (Space.MMIO, 0x20, 0x20, one),
+        (Space.PIO, 0, 0, one),
+        (Space.PIO, 0x10, 0x13, one),
     )
     assert removed == ()
     assert type(added) is type(removed) is tuple
     assert {type(each) for each in added} == {MappedRange}
-    assert added[3].bus == "PIO"
+    assert added[3].space is Space.PIO
     assert (added[3].base, added[3].last, added[3].device) == (0x10, 0x13, one)
     assert repr(added[3]) == "MappedRange(PIO 0x10..0x13, <one>)"
     with manager.begin_tx() as transaction:
@@ -53,11 +53,11 @@ def test_callbacks_are_told_what_was_added_and_removed_sorted_by_bus_and_base():
         transaction.unregister_device_io([MMIO.range(0x50, 1)])
         assert len(listener.calls) == 1
     assert listener.calls[1] == (
-        (("MMIO", 4, 0xB, one), ("PIO", 0xFFFF, 0xFFFF, other)),
-        (("MMIO", 0, 7, one), ("MMIO", 0x20, 0x20, one), ("PIO", 0x10, 0x13, one)),
+        ((Space.MMIO, 4, 0xB, one), (Space.PIO, 0xFFFF, 0xFFFF, other)),
+        ((Space.MMIO, 0, 7, one), (Space.MMIO, 0x20, 0x20, one), (Space.PIO, 0x10, 0x13, one)),
     )
     manager.unregister_device_io([PIO.range(0, 1)])
-    assert listener.calls[2] == ((), (("PIO", 0, 0, one),))
+    assert listener.calls[2] == ((), ((Space.PIO, 0, 0, one),))
 
 
 def test_a_range_that_is_removed_and_added_again_is_told_as_both():
@@ -69,7 +69,7 @@ def test_a_range_that_is_removed_and_added_again_is_told_as_both():
         transaction.unregister_device_io([MMIO.range(0x100, 0x100)])
         transaction.register_device_io(device, [MMIO.range(0x100, 0x100)])
     [(added, removed)] = listener.calls
-    assert added == removed == (("MMIO", 0x100, 0x1FF, device),)
+    assert added == removed == ((Space.MMIO, 0x100, 0x1FF, device),)
 
 
 def test_nobody_is_told_of_what_did_not_happen():

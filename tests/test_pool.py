@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dbs_device._pool import RangePool
+from dbs_device._engine.pool import RangePool
 from dbs_device.errors import InvalidRangeError
 
 TOP = 0xFFFF_FFFF_FFFF_FFFF
@@ -78,7 +78,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
     def free_what_is_not_allocated(self, index: int, size: int) -> None:
         base = self.start + index
         if self.live.get(base) != size:
-            with pytest.raises(ValueError, match=r"no allocation begins at|allocated is"):
+            with pytest.raises(ValueError, match=r"no allocation begins at|the allocation is"):
                 self.pool.free(base, size)
 
     @invariant()
@@ -143,9 +143,9 @@ def test_adjacent_ranges_are_one() -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([(5, 4)], "numbers: range 0x5..0x4 is empty or outside of 0x0..0xff"),
-        ([(0, 0x100)], "numbers: range 0x0..0x100 is empty or outside of 0x0..0xff"),
-        ([(-1, 4)], "numbers: range -0x1..0x4 is empty or outside of 0x0..0xff"),
+        ([(5, 4)], "numbers: range 0x5..0x4 is empty or outside 0x0..0xff"),
+        ([(0, 0x100)], "numbers: range 0x0..0x100 is empty or outside 0x0..0xff"),
+        ([(-1, 4)], "numbers: range -0x1..0x4 is empty or outside 0x0..0xff"),
         ([(8, 9), (0, 8)], "numbers: range 0x8..0x9 overlaps 0x0..0x8"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_free_that_is_refused_says_why_and_changes_nothing() -> None:
     pool.allocate(0x10)
     with pytest.raises(ValueError, match=r"^no allocation begins at 0x8$"):
         pool.free(8, 8)
-    with pytest.raises(ValueError, match=r"^allocated is 0x0\.\.0xf$"):
+    with pytest.raises(ValueError, match=r"^the allocation is 0x0\.\.0xf$"):
         pool.free(0, 8)
     assert list(pool) == [(0x10, 0xFF)]
     pool.free(0, 0x10)
@@ -173,8 +173,8 @@ def test_what_is_free_is_described_within_the_bounds() -> None:
     assert pool.describe_free() == "0x0..0xff"
     assert pool.describe_free(0x10, 0x1F) == "0x10..0x1f within 0x10..0x1f"
     pool.allocate(0x100)
-    assert pool.describe_free() == "nothing"
-    assert pool.describe_free(0, 7) == "nothing within 0x0..0x7"
+    assert pool.describe_free() == "none"
+    assert pool.describe_free(0, 7) == "none within 0x0..0x7"
 
 
 def test_many_free_ranges_are_summed_up() -> None:
@@ -183,5 +183,5 @@ def test_many_free_ranges_are_summed_up() -> None:
         "0, 10..11, 20..22, 30..33 and 6 more; the longest has 10"
     )
     assert make_pool(*ranges).describe_free(10, 80) == (
-        "0xa..0xb, 0x14..0x16, 0x1e..0x21, 0x28..0x2c and 4 more; the longest has 0x8 within 0xa..0x50"
+        "0xa..0xb, 0x14..0x16, 0x1e..0x21, 0x28..0x2c and 4 more; the longest has 8 within 0xa..0x50"
     )

@@ -73,26 +73,26 @@ def test_one_address_at_either_end_of_the_space_can_be_a_range(space):
 @pytest.mark.parametrize(
     ("resource", "message"),
     [
-        (MMIO.range(0, 0), "Resource.MmioAddressRange(base=0x0, size=0x0) is empty"),
-        (MMIO.range(2**64 - 1, 0), "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0x0) is empty"),
-        (PIO.range(0xFFFF, 0), "Resource.PioAddressRange(base=0xffff, size=0x0) is empty"),
+        (MMIO.range(0, 0), "Resource.MmioAddressRange(base=0x0, size=0) is empty"),
+        (MMIO.range(2**64 - 1, 0), "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0) is empty"),
+        (PIO.range(0xFFFF, 0), "Resource.PioAddressRange(base=0xffff, size=0) is empty"),
         (
             MMIO.range(2**64 - 1, 2),
-            "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0x2) runs past the end of its space, "
+            "Resource.MmioAddressRange(base=0xffffffffffffffff, size=2) runs past the last MMIO address, "
             "0xffffffffffffffff",
         ),
         (
             MMIO.range(1, 2**64),
-            "Resource.MmioAddressRange(base=0x1, size=0x10000000000000000) runs past the end of its space, "
+            "Resource.MmioAddressRange(base=0x1, size=18446744073709551616) runs past the last MMIO address, "
             "0xffffffffffffffff",
         ),
         (
             PIO.range(0xFFFF, 2),
-            "Resource.PioAddressRange(base=0xffff, size=0x2) runs past the end of its space, 0xffff",
+            "Resource.PioAddressRange(base=0xffff, size=2) runs past the last PIO address, 0xffff",
         ),
         (
             PIO.range(1, 0x10000),
-            "Resource.PioAddressRange(base=0x1, size=0x10000) runs past the end of its space, 0xffff",
+            "Resource.PioAddressRange(base=0x1, size=65536) runs past the last PIO address, 0xffff",
         ),
     ],
     ids=str,
@@ -284,7 +284,7 @@ def test_only_the_exact_range_can_be_unregistered(space, wrong):
         manager.unregister_device_io([space.range(*wrong)])
     base, size = wrong
     assert str(refused.value) == f"no {space} range {base:#x}..{base + size - 1:#x} is registered"
-    assert (refused.value.bus, refused.value.address, refused.value.size) == (space.name, base, size)
+    assert (refused.value.space.name, refused.value.address, refused.value.size) == (space.name, base, size)
     assert isinstance(refused.value, LookupError)
     assert manager.tables() is before
 

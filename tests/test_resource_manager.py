@@ -71,26 +71,26 @@ def test_any_layout_may_be_given_as_one_range_or_as_several() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pio": (0, 0x10000)}, InvalidRangeError, "pio: range 0x0..0x10000 is empty or outside of 0x0..0xffff"),
+        ({"pio": (0, 0x10000)}, InvalidRangeError, "pio: range 0x0..0x10000 is empty or outside 0x0..0xffff"),
         (
             {"mmio": [(0, 2**64)]},
             InvalidRangeError,
-            f"mmio: range 0x0..{2**64:#x} is empty or outside of 0x0..{TOP:#x}",
+            f"mmio: range 0x0..{2**64:#x} is empty or outside 0x0..{TOP:#x}",
         ),
         ({"mem": [(0, 9), (9, 10)]}, InvalidRangeError, "mem: range 0x9..0xa overlaps 0x0..0x9"),
-        ({"legacy_irq": (7, 6)}, InvalidRangeError, "legacy_irq: range 7..6 is empty or outside of 0..4294967295"),
-        ({"legacy_irq": (5, 15)}, InvalidRangeError, "legacy_irq: range 5..15 has the shared interrupt 5"),
-        ({"shared_irq": -1}, InvalidRangeError, "Resource.LegacyIrq takes 0x0..0xffffffff as irq, not -0x1"),
-        ({"pio": 7}, TypeError, "pio takes a range (first, last) of integers or several of them, not 7"),
+        ({"legacy_irq": (7, 6)}, InvalidRangeError, "legacy_irq: range 7..6 is empty or outside 0..4294967295"),
+        ({"legacy_irq": (5, 15)}, InvalidRangeError, "legacy_irq: range 5..15 contains the shared interrupt 5"),
+        ({"shared_irq": -1}, InvalidRangeError, "Resource.LegacyIrq takes 0..4294967295 as irq, not -1"),
+        ({"pio": 7}, TypeError, "pio takes one or several (first, last) pairs of integers, not 7"),
         (
             {"msi_irq": (1, 2, 3)},
             TypeError,
-            "msi_irq takes a range (first, last) of integers or several of them, not (1, 2, 3)",
+            "msi_irq takes one or several (first, last) pairs of integers, not (1, 2, 3)",
         ),
         (
             {"kvm_mem_slots": [(0, 1.5)]},
             TypeError,
-            "kvm_mem_slots takes a range (first, last) of integers or several of them, not [(0, 1.5)]",
+            "kvm_mem_slots takes one or several (first, last) pairs of integers, not [(0, 1.5)]",
         ),
     ],
 )
@@ -175,21 +175,21 @@ def test_the_message_of_a_refusal_names_the_constraint_and_what_is_free(small: R
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_pio_address(8, range=(0x3F4, 0x3FF), align=2)
     assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.PioAddress(size=0x8, range=(0x3f4, 0x3ff), align=0x2): "
-        "free is 0x3f4..0x3f7 within 0x3f4..0x3ff"
+        "cannot allocate ResourceConstraint.PioAddress(size=8, range=(0x3f4, 0x3ff), align=2); "
+        "free: 0x3f4..0x3f7 within 0x3f4..0x3ff"
     )
     assert caught.value.constraint == ResourceConstraint.pio_with_constraints(8, (0x3F4, 0x3FF), 2)
     assert isinstance(caught.value, ResourceError)
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_mmio_address(0x10001)
     assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.MmioAddress(size=0x10001, range=None, align=0x1000): free is 0x0..0xffff"
+        "cannot allocate ResourceConstraint.MmioAddress(size=65537, range=None, align=4096); free: 0x0..0xffff"
     )
 
 
 def test_asking_for_nothing_is_refused(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=0x0, .*\) asks for nothing$"):
+    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=0, .*\) is empty$"):
         allocate(0)
 
 
@@ -222,12 +222,12 @@ def test_the_message_of_a_refused_free_names_the_resource_and_the_reason(small: 
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0, 0x1000)
     assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x0, size=0x1000): allocated is 0x0..0x1fff"
+        "cannot free Resource.MmioAddressRange(base=0x0, size=4096): the allocation is 0x0..0x1fff"
     )
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0x1000, 0x1000)
     assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x1000, size=0x1000): no allocation begins at 0x1000"
+        "cannot free Resource.MmioAddressRange(base=0x1000, size=4096): no allocation begins at 0x1000"
     )
     assert caught.value.resource == Resource.MmioAddressRange(0x1000, 0x1000)
 
@@ -244,7 +244,7 @@ def test_legacy_irqs_are_given_one_by_one_or_by_number() -> None:
     ]
     with pytest.raises(NoAvailableResourceError) as caught:
         manager.allocate_legacy_irq(fixed=7)
-    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=7): free is nothing within 7"
+    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=7); free: none within 7"
     manager.free_legacy_irq(7)
     assert manager.allocate_legacy_irq() == 7
     for irq in (4, 16):
@@ -262,13 +262,22 @@ def test_the_shared_irq_is_given_to_any_number_of_devices_and_freed_by_each() ->
         manager.free_legacy_irq(5)
     with pytest.raises(InvalidResourceRangeError) as caught:
         manager.free_legacy_irq(5)
-    assert str(caught.value) == "cannot free Resource.LegacyIrq(irq=5): nobody holds the shared interrupt"
+    assert str(caught.value) == "cannot free Resource.LegacyIrq(irq=5): the shared interrupt has no users"
     assert manager.get_free_ranges("legacy_irq") == [(6, 15)]
 
 
 def test_the_shared_irq_is_not_given_to_one_device_alone() -> None:
-    with pytest.raises(NoAvailableResourceError):
-        ResourceManager().allocate_legacy_irq(fixed=5)
+    manager = ResourceManager()
+    for allocate in (
+        lambda: manager.allocate_legacy_irq(fixed=5),
+        lambda: manager.allocate_device_resources([ResourceConstraint.new_legacy_irq(5)]),
+    ):
+        with pytest.raises(NoAvailableResourceError) as caught:
+            allocate()
+        assert str(caught.value) == (
+            "cannot allocate ResourceConstraint.LegacyIrq(irq=5): interrupt 5 is shared; to use it, pass "
+            "shared_irq=True (allocate_legacy_irq: shared=True)"
+        )
 
 
 def test_a_number_that_is_asked_for_is_never_replaced_by_the_shared_one() -> None:
@@ -279,7 +288,9 @@ def test_a_layout_without_a_shared_irq_has_none_to_give() -> None:
     manager = ResourceManager(shared_irq=None)
     with pytest.raises(NoAvailableResourceError) as caught:
         manager.allocate_legacy_irq(shared=True)
-    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=None): free is no shared interrupt"
+    assert str(caught.value) == (
+        "cannot allocate ResourceConstraint.LegacyIrq(irq=None): the ResourceManager has no shared interrupt"
+    )
 
 
 def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
@@ -289,9 +300,9 @@ def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
     assert manager.allocate_msi_irq_aligned(7) == 42
     assert manager.allocate_msi_irq_aligned(512) == 512
     assert manager.allocate_msi_irq(5) == 27
-    with pytest.raises(NoAvailableResourceError, match=r"GenericIrq\(size=1000\): free is 40\.\.41, 49\.\.511"):
+    with pytest.raises(NoAvailableResourceError, match=r"GenericIrq\(size=1000\); free: 40\.\.41, 49\.\.511"):
         manager.allocate_msi_irq(1000)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.GenericIrq\(size=0\) asks for nothing$"):
+    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.GenericIrq\(size=0\) is empty$"):
         manager.allocate_msi_irq(0)
     with pytest.raises(InvalidResourceRangeError):
         manager.free_msi_irq(24, 2)
@@ -353,7 +364,7 @@ def test_a_device_may_share_its_interrupt() -> None:
     resources = manager.allocate_device_resources(wishes, shared_irq=True)
     assert resources == DeviceResources([Resource.LegacyIrq(5), Resource.LegacyIrq(10)])
     manager.free_device_resources(resources)
-    with pytest.raises(InvalidResourceRangeError, match="nobody holds the shared interrupt"):
+    with pytest.raises(InvalidResourceRangeError, match="the shared interrupt has no users"):
         manager.free_legacy_irq(5)
 
 
@@ -427,7 +438,7 @@ def test_one_constraint_that_cannot_be_met_leaves_nothing_allocated(
 
 
 def test_a_constraint_that_is_none_is_named() -> None:
-    with pytest.raises(TypeError, match=r"^a device asks for ResourceConstraint objects, not '8 ports'$"):
+    with pytest.raises(TypeError, match=r"^constraints must be ResourceConstraint objects, not '8 ports'$"):
         ResourceManager().allocate_device_resources(["8 ports"])  # type: ignore[list-item]
 
 
@@ -446,7 +457,7 @@ def test_resources_of_which_one_cannot_be_freed_all_stay_allocated(shared_irq: b
         with pytest.raises(InvalidResourceRangeError):
             manager.free_device_resources([*resources, stranger])
         assert free_of(manager) == before
-    with pytest.raises(TypeError, match=r"^HugePage\(\) is not a resource that is allocated$"):
+    with pytest.raises(TypeError, match=r"^HugePage\(\) is not an allocated resource$"):
         manager.free_device_resources([*resources, HugePage()])
     assert free_of(manager) == before
     manager.free_device_resources(resources)
@@ -477,7 +488,7 @@ def test_a_caller_may_use_the_manager_while_it_makes_up_its_constraints() -> Non
 
 def test_an_unknown_pool_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^there is no pool 'dma'; there are pio, mmio, mem, legacy_irq, msi_irq, kvm"
+        ValueError, match=r"^no pool is named 'dma'; the pools are pio, mmio, mem, legacy_irq, msi_irq, kvm"
     ):
         ResourceManager().get_free_ranges("dma")
 
@@ -487,11 +498,11 @@ def test_repr_tells_the_state_of_each_pool() -> None:
     manager.allocate_pio_address(8)
     manager.allocate_legacy_irq(shared=True)
     assert repr(manager) == (
-        "<ResourceManager pio: 1 allocated, free 0x8..0xffff; mmio: 0 allocated, free 0x0..0xfff; "
-        "mem: 0 allocated, free nothing; legacy_irq: 0 allocated, free 6..15; msi_irq: 0 allocated, free 24..1023; "
-        "kvm_mem_slots: 0 allocated, free 0..508; irq 5: shared by 1>"
+        "<ResourceManager pio: 1 allocated, free: 0x8..0xffff; mmio: 0 allocated, free: 0x0..0xfff; "
+        "mem: 0 allocated, free: none; legacy_irq: 0 allocated, free: 6..15; msi_irq: 0 allocated, free: 24..1023; "
+        "kvm_mem_slots: 0 allocated, free: 0..508; shared irq 5: 1 user>"
     )
-    assert repr(ResourceManager(shared_irq=None)).endswith("kvm_mem_slots: 0 allocated, free 0..508>")
+    assert repr(ResourceManager(shared_irq=None)).endswith("kvm_mem_slots: 0 allocated, free: 0..508>")
 
 
 def test_every_error_is_one_of_the_package() -> None:

@@ -277,21 +277,23 @@ class TestRecorder:
         recorder = TraceRecorder(make_manager())
         recorder.record(Space.MMIO, False, 2**64 - 1, 1, 0xFF)
         recorder.record(0, 1, np.uint16(0xFFFF), 8, 2**64 - 1)
+        recorder.record("PIO", False, 0x80, 1, 7)
         assert rows(recorder.trace) == [
             (Space.MMIO, False, 2**64 - 1, 1, 0xFF),
             (Space.PIO, True, 0xFFFF, 8, 2**64 - 1),
+            (Space.PIO, False, 0x80, 1, 7),
         ]
 
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ((2, 0, 0, 1, 0), ValueError, "2 is not a valid Space"),
-            (("PIO", 0, 0, 1, 0), ValueError, "'PIO' is not a valid Space"),
-            ((0, 0, -1, 1, 0), OverflowError, "PIO address -0x1 lies outside 0x0..0xffff"),
-            ((0, 0, 0x10000, 1, 0), OverflowError, "PIO address 0x10000 lies outside 0x0..0xffff"),
-            ((1, 0, 2**64, 1, 0), OverflowError, f"MMIO address {2**64:#x} lies outside 0x0..{2**64 - 1:#x}"),
-            ((0, 0, 0, 3, 0), ValueError, "an access of 3 bytes is recorded as several of 1, 2, 4 or 8"),
-            ((0, 0, 0, 0, 0), ValueError, "an access of 0 bytes is recorded as several of 1, 2, 4 or 8"),
+            ((2, 0, 0, 1, 0), ValueError, 'a space is "MMIO" or "PIO", not 2'),
+            (("DMA", 0, 0, 1, 0), ValueError, """a space is "MMIO" or "PIO", not 'DMA'"""),
+            ((0, 0, -1, 1, 0), OverflowError, "PIO address -0x1 is outside 0x0..0xffff"),
+            ((0, 0, 0x10000, 1, 0), OverflowError, "PIO address 0x10000 is outside 0x0..0xffff"),
+            ((1, 0, 2**64, 1, 0), OverflowError, f"MMIO address {2**64:#x} is outside 0x0..{2**64 - 1:#x}"),
+            ((0, 0, 0, 3, 0), ValueError, "a recorded access has 1, 2, 4 or 8 bytes, not 3"),
+            ((0, 0, 0, 0, 0), ValueError, "a recorded access has 1, 2, 4 or 8 bytes, not 0"),
             ((0, 0, 0, 1, 0x100), ValueError, "value 0x100 does not fit 1 byte"),
             ((0, 0, 0, 2, -1), ValueError, "value -0x1 does not fit 2 bytes"),
             ((0, 0, "0", 1, 0), TypeError, "'str' object cannot be interpreted as an integer"),
@@ -422,10 +424,10 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("access", "message"),
         [
-            ((2, 0, 0, 1, 0), "field 'space', access 1: 0x2 is not 0 (PIO) or 1 (MMIO)"),
-            ((0, 2, 0, 1, 0), "field 'write', access 1: 0x2 is not 0 (read) or 1 (write)"),
-            ((0, 0, 0, 3, 0), "field 'size', access 1: 0x3 is not 1, 2, 4 or 8 bytes"),
-            ((0, 0, 0, 0, 0), "field 'size', access 1: 0x0 is not 1, 2, 4 or 8 bytes"),
+            ((2, 0, 0, 1, 0), "field 'space', access 1: 2 is not 0 (PIO) or 1 (MMIO)"),
+            ((0, 2, 0, 1, 0), "field 'write', access 1: 2 is not 0 (read) or 1 (write)"),
+            ((0, 0, 0, 3, 0), "field 'size', access 1: 3 is not 1, 2, 4 or 8 bytes"),
+            ((0, 0, 0, 0, 0), "field 'size', access 1: 0 is not 1, 2, 4 or 8 bytes"),
             ((0, 0, 0x10000, 1, 0), "field 'addr', access 1: 0x10000 is not a port, 0x0..0xffff"),
             ((1, 0, 0, 4, 2**32), "field 'value', access 1: 0x100000000 is not a number of the access's size"),
         ],
@@ -438,25 +440,25 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("ranges", "error", "message"),
         [
-            ([(0, 9, 8, "x")], InvalidRangeError, "TraceRange(PIO 0x9..0x8, 'x') is empty or lies outside its space"),
+            ([(0, 9, 8, "x")], InvalidRangeError, "TraceRange(PIO 0x9..0x8, 'x') is empty or outside its space"),
             (
                 [(0, 9, 2**16, "x")],
                 InvalidRangeError,
-                "TraceRange(PIO 0x9..0x10000, 'x') is empty or lies outside its space",
+                "TraceRange(PIO 0x9..0x10000, 'x') is empty or outside its space",
             ),
             (
                 [(1, -1, 2, "x")],
                 InvalidRangeError,
-                "TraceRange(MMIO -0x1..0x2, 'x') is empty or lies outside its space",
+                "TraceRange(MMIO -0x1..0x2, 'x') is empty or outside its space",
             ),
             (
                 [(1, 8, 15, "b"), (1, 0, 8, "a")],
                 ValueError,
                 "TraceRange(MMIO 0x0..0x8, 'a') and TraceRange(MMIO 0x8..0xf, 'b') overlap",
             ),
-            ([(3, 0, 1, "x")], ValueError, "3 is not a valid Space"),
+            ([(3, 0, 1, "x")], ValueError, 'a space is "MMIO" or "PIO", not 3'),
             ([(0, "0", 1, "x")], TypeError, "'str' object cannot be interpreted as an integer"),
-            ([(0, 0, 1, 5)], TypeError, "the name of a range is a str, not int"),
+            ([(0, 0, 1, 5)], TypeError, "the name of a range must be a str, not int"),
         ],
     )
     def test_ranges_that_no_machine_has(self, ranges, error, message):
@@ -476,6 +478,7 @@ class TestTrace:
             (["ram", "com1"], [0, 1, 2, 3]),
             ([MAP[0]], [2, 3]),
             ([(Space.PIO, 0x80, 0x80)], [4]),
+            ([("PIO", 0x80, 0x80)], [4]),
             ([(0, 0, 0xFFFF), (1, 0, 2**64 - 1)], [0, 1, 2, 3, 4]),
             ([(1, 0x3F8, 0x3FF)], []),
         ],
@@ -490,10 +493,10 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("selectors", "error", "message"),
         [
-            ("com2", ValueError, "the trace has no range named 'com2'; it has 'ram', 'com1'"),
-            ([5], TypeError, "a range is a name or (space, base, last), not 5"),
-            ([(1, 2)], TypeError, "a range is a name or (space, base, last), not (1, 2)"),
-            ([("PIO", 1, 2)], ValueError, "'PIO' is not a valid Space"),
+            ("com2", ValueError, "the trace has no range named 'com2'; its ranges: 'ram', 'com1'"),
+            ([5], TypeError, "a range must be a name or (space, base, last), not 5"),
+            ([(1, 2)], TypeError, "a range must be a name or (space, base, last), not (1, 2)"),
+            ([("DMA", 1, 2)], ValueError, """a space is "MMIO" or "PIO", not 'DMA'"""),
         ],
     )
     def test_what_mask_does_not_know(self, selectors, error, message):
@@ -502,7 +505,7 @@ class TestTrace:
         assert str(caught.value) == message
 
     def test_mask_of_a_trace_without_a_map(self):
-        with pytest.raises(ValueError, match=r"^the trace has no range named 'com1'; it has none at all$"):
+        with pytest.raises(ValueError, match=r"^the trace has no range named 'com1'; its ranges: none$"):
             Trace(EXAMPLE.accesses).mask("com1")
 
 
@@ -699,23 +702,23 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"size": np.full(5, 3, np.uint8)}, "field 'size', access 0: 0x3 is not 1, 2, 4 or 8 bytes"),
-            ({"space": np.full(5, 9, np.uint8)}, "field 'space', access 0: 0x9 is not 0 (PIO) or 1 (MMIO)"),
+            ({"size": np.full(5, 3, np.uint8)}, "field 'size', access 0: 3 is not 1, 2, 4 or 8 bytes"),
+            ({"space": np.full(5, 9, np.uint8)}, "field 'space', access 0: 9 is not 0 (PIO) or 1 (MMIO)"),
             (
                 {"map_space": np.array([1, 2], np.uint8)},
-                "field 'map_space', range 1: 0x2 is not 0 (PIO) or 1 (MMIO)",
+                "field 'map_space', range 1: 2 is not 0 (PIO) or 1 (MMIO)",
             ),
             (
                 {"map_size": np.array([0, 8], np.uint64)},
-                "field 'map_size', range 0: 0x0 from 0x1000 on is empty or ends outside its space",
+                "field 'map_size', range 0: 0 from 0x1000 on is empty or ends outside its space",
             ),
             (
                 {"map_base": np.array([0, 0xFFFF], np.uint64)},
-                "field 'map_size', range 1: 0x8 from 0xffff on is empty or ends outside its space",
+                "field 'map_size', range 1: 8 from 0xffff on is empty or ends outside its space",
             ),
             (
                 {"map_base": np.array([2**64 - 1, 0], np.uint64)},
-                "field 'map_size', range 0: 0x100 from 0xffffffffffffffff on is empty or ends outside its space",
+                "field 'map_size', range 0: 256 from 0xffffffffffffffff on is empty or ends outside its space",
             ),
             (
                 {"map_space": np.array([1, 1], np.uint8), "map_base": np.array([0, 8], np.uint64)},
@@ -733,7 +736,7 @@ class TestBadFiles:
             assert error_of(path).startswith("not an .npz file: ")
         with path.open("wb") as file:
             np.save(file, EXAMPLE.accesses)
-        assert error_of(path) == "not an .npz file, but a single array"
+        assert error_of(path) == "a single array, not an .npz file"
 
     def test_a_file_that_is_cut_short(self, tmp_path):
         path = tmp_path / "trace.npz"

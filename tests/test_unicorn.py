@@ -185,7 +185,7 @@ def test_an_address_that_no_device_owns_is_refused(code: bytes, bus: str, addres
     guest, low, high = guest_with_two_devices_in_a_page()
     with pytest.raises(NoDeviceError) as caught:
         guest.run(code)
-    assert (caught.value.bus, caught.value.address, caught.value.size) == (bus, address, size)
+    assert (caught.value.space.name, caught.value.address, caught.value.size) == (bus, address, size)
     assert low.calls == high.calls == []
 
 

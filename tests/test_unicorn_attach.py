@@ -76,7 +76,7 @@ def test_a_page_that_the_guest_has_mapped_makes_it_fail() -> None:
     assert (error.base, error.last, error.device) == (0xD800, 0xD8FF, device)
     assert (error.page, error.page_last) == (0xC000, 0xDFFF)
     assert str(error) == (
-        "MMIO range 0xd800..0xd8ff of <timer> needs a page of 0xc000..0xdfff, which the guest has mapped already"
+        "MMIO range 0xd800..0xd8ff of <timer> needs a page of 0xc000..0xdfff, which the guest has already mapped"
     )
     assert list(uc.mem_regions()) == before
     with pytest.raises(UcError):
@@ -128,7 +128,7 @@ def test_only_a_manager_can_be_attached(other: object) -> None:
 def test_an_engine_is_attached_once_at_a_time() -> None:
     guest = guest_with(Recorder(answer=ANSWER))
     before = list(guest.uc.mem_regions())
-    with pytest.raises(DeviceModelError, match="the engine is attached already: detach its bridge first"):
+    with pytest.raises(DeviceModelError, match="the emulator is already attached: detach its bridge first"):
         attach(guest.uc, IoManager())
     assert list(guest.uc.mem_regions()) == before
     assert guest.run(load(DEVICE)) == WORD

@@ -1,5 +1,5 @@
-"""A small x86 guest of our own, alive on the Unicorn CPU emulator, and the Python devices that it uses.
+"""A small x86 guest on the Unicorn CPU emulator, and the Python devices that it uses.
 
-Run it with ``python -m examples.guest``. `guest.asm` is the guest, `devices` are the devices, `machine` puts the two
-together, and `report` shows what came of it.
+Run it with ``python -m examples.guest``. `guest.asm` is the guest, `devices` has the devices, `machine` connects them, and
+`report` prints the results.
 """

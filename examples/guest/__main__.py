@@ -1,4 +1,4 @@
-"""Run a small x86 guest on Unicorn, with devices in Python: its console first, then what it has done."""
+"""Run a small x86 guest on Unicorn with Python devices: print its console, then a summary."""
 
 from __future__ import annotations
 

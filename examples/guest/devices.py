@@ -1,4 +1,4 @@
-"""The devices of the demo, each with just what a guest needs of it."""
+"""The devices of the demo, reduced to what its guest needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CmosClock", "CrcCard", "HotplugSlot", "PowerSwitch", "Screen", "Seri
 
 
 class Device(DeviceIo):
-    """A device that the report shows by the name of its type, and by the first line of its documentation."""
+    """A device that the report shows by the name and the docstring of its type."""
 
     def __repr__(self) -> str:
         return type(self).__name__
@@ -30,7 +30,7 @@ class SerialPort(Device):
 
     def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
         if offset == self.LINE_STATUS:
-            # A character is on its way for as long as it takes the guest to ask once.
+            # The transmitter is busy for one poll of the guest.
             data[0] = 0 if self.is_sending else self.TRANSMITTER_EMPTY
             self.is_sending = False
 
@@ -71,7 +71,7 @@ class Timer(Device):
     """Count-down timer, to be polled."""
 
     LOAD, LEFT = 0, 4
-    TICKS_PER_READ = 625  # the guest's time is that of its reads, so that every run is the same
+    TICKS_PER_READ = 625  # the time is the number of reads, so that every run is the same
 
     def __init__(self) -> None:
         self.left = 0
@@ -90,7 +90,7 @@ class Screen(Device):
     """Framebuffer of 64 x 16 cells."""
 
     WIDTH, HEIGHT = 64, 16
-    SIZE = WIDTH * HEIGHT  # a byte of colour for each cell
+    SIZE = WIDTH * HEIGHT  # a colour byte per cell
 
     def __init__(self) -> None:
         self.cells = bytearray(self.SIZE)
@@ -129,7 +129,7 @@ class HotplugSlot(Device):
     """Says where a card is."""
 
     STATUS, ADDRESS = 0, 4
-    PATIENCE = 3  # polls of the empty slot, until somebody has mercy
+    PATIENCE = 3  # polls of the empty slot before a card is plugged in
 
     def __init__(self, plug: Callable[[], int]) -> None:
         self.plug = plug

@@ -28,11 +28,11 @@ class Machine:
     Parameters
     ----------
     put : callable
-        Takes each character that the guest sends to its serial port.
+        Receives each character that the guest sends to its serial port.
     tell : callable
-        Takes what the host does meanwhile, a line at a time.
+        Receives a line about each action of the host.
     now : datetime
-        What the clock says.
+        The time of the clock.
     """
 
     def __init__(self, put: Callable[[str], None], tell: Callable[[str], None], now: datetime) -> None:
@@ -59,7 +59,7 @@ class Machine:
         self.cpu.emu_start(LOAD_ADDRESS, LOAD_ADDRESS + len(program))
 
     def plug_card(self) -> int:
-        """Put a new device on the bus, from within the guest's access to the slot, and return its address."""
+        """Register a new device, from inside the guest's access to the slot, and return its address."""
         self.bus.register_device_io(CrcCard(), [Resource.MmioAddressRange(CARD_ADDRESS, CrcCard.SIZE)])
         self.tell(f"plugs a card in at {CARD_ADDRESS:#x}, while the guest runs")
         return CARD_ADDRESS

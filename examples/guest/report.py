@@ -1,4 +1,4 @@
-"""What the demo shows: the guest's console as it runs, and afterwards its picture, its devices and their accesses."""
+"""The output of the demo: the guest's console as it runs, then its picture, its devices and their accesses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHITE, BLACK = 231, 16  # of the 256 colours of a terminal
 
 
 class LiveConsole:
-    """Prints what the guest sends as it comes, at a serial line's pace, and between its lines what the host does."""
+    """Prints the guest's characters at the speed of a serial line, and the host's actions between its lines."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -60,7 +60,7 @@ def show_report(machine: Machine, console: Console) -> None:
 
 
 def picture_of(rows: list[bytes], console: Console) -> Text:
-    """Return the cells in colour, two rows to a line, or by brightness where there is no colour."""
+    """Return the cells in colour, two rows per line, or as characters of different brightness without colours."""
     picture = Text(no_wrap=True)
     if console.color_system is None:
         letters = {WHITE: "#", BLACK: ":"}

@@ -44,9 +44,9 @@ static PyObject *run_on_foreign_thread(PyObject *module, PyObject *arguments) {
     }
     Py_END_ALLOW_THREADS
     int has_exception = api->has_exception(state.handle);
-    PyObject *error = api->take_exception(state.handle);
+    PyObject *error = api->pop_exception(state.handle);
     if ((error != NULL) != has_exception) {
-        PyErr_SetString(PyExc_AssertionError, "has_exception and take_exception disagree");
+        PyErr_SetString(PyExc_AssertionError, "has_exception and pop_exception disagree");
         Py_XDECREF(error);
         error = NULL;
     } else if (error == NULL) {

@@ -1,0 +1,244 @@
+"""One access: the look-up, who serves it, the call of the device. The rules are here, for Python's callers and for C's.
+
+Functions that make an access without the GIL return 0 when it was served, 1 when it is unowned (no range has it, or it
+leaves the range that it starts in), and -1 when an exception is set. They are `noexcept`, so that each is inlined as one
+path: checks for an exception after each call, with a traceback entry for each, would be most of their code.
+
+The look-up comes before anything else, and a device finds the memory of a read zeroed.
+"""
+
+from cpython.long cimport PyLong_CheckExact
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memset
+
+from .platform cimport dbs_bytes_of_integer, dbs_integer_of_bytes
+from .tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, SpaceId, find_range
+
+
+cdef enum:
+    NOT_AN_INTEGER = 0xDEAD  # what is returned with an exception; an ordinary number besides
+
+
+# ----------------------------------------------------------------------------- arguments from Python
+
+
+cdef uint64_t address_of_any(object value, SpaceId space) except? NOT_AN_INTEGER
+
+
+cdef inline uint64_t uint64_of(object value) except? NOT_AN_INTEGER:
+    return value
+
+
+cdef inline uint64_t uint64_or_exception(object value) noexcept:
+    """Convert an integer; where the result is NOT_AN_INTEGER, an exception may be set.
+
+    A try statement around the conversion would save and restore the thread's exception state on every access, which
+    costs as much as the conversion. Hence it is called as if it raised nothing.
+    """
+    return (<uint64_t (*)(object) noexcept>uint64_of)(value)
+
+
+cdef inline uint64_t address_of(object value, SpaceId space) except? NOT_AN_INTEGER:
+    """Return an address or port; `OverflowError` outside its space, `TypeError` if it is not an integer."""
+    cdef uint64_t address
+    if PyLong_CheckExact(value):
+        address = uint64_or_exception(value)
+        if address != NOT_AN_INTEGER and (space == MMIO or address <= 0xFFFF):
+            return address
+    return address_of_any(value, space)
+
+
+cdef size_t size_of(object value, SpaceId space) except 0
+cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER
+
+
+# ----------------------------------------------------------------------------- who serves an access
+
+
+cdef inline Ranges *ranges_of(IoTables tables, SpaceId space) noexcept nogil:
+    return &tables.pio.ranges if space == PIO else &tables.mmio.ranges
+
+
+cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
+    """Return whether `size` is 1, 2, 4 or, but for ports, 8."""
+    return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
+
+
+cdef inline bint find_access(
+    IoTables tables, Ranges *ranges, uint64_t address, size_t size, size_t *index
+) noexcept nogil:
+    """Find the index of the range that an access of `size` >= 1 bytes goes to; return whether there is one."""
+    return find_range(ranges, address, index) and (
+        size - 1 <= ranges.slots[index[0]].last - address or tables.options.pass_straddling
+    )
+
+
+cdef inline void fill(uint8_t *data, size_t size, int byte) noexcept nogil:
+    """Fill memory; for the sizes of registers this is one store, not a call."""
+    if size == 4:
+        memset(data, byte, 4)
+    elif size == 1:
+        data[0] = <uint8_t>byte
+    elif size == 8:
+        memset(data, byte, 8)
+    elif size == 2:
+        memset(data, byte, 2)
+    else:
+        memset(data, byte, size)
+
+
+cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil:
+    """Return what an unowned load gives: the open-bus byte in every place, or 0."""
+    if tables.options.open_bus < 0:
+        return 0
+    return (<uint64_t>0x0101010101010101 * <uint64_t>tables.options.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
+
+
+cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1
+cdef int native_failed(const Slot *slot) noexcept with gil
+
+
+# ----------------------------------------------------------------------------- integers
+
+# How a Python device is called depends on whether the caller holds the GIL. Callers say so with a constant, so that the
+# compiler makes one path of what follows, without a call but that of the device.
+
+ctypedef int (*PythonRead)(PyObject *entry, uint64_t address, uint8_t *data, size_t size) noexcept nogil
+ctypedef int (*PythonWrite)(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) noexcept nogil
+
+cdef int bounced_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size) except -1
+cdef int bounced_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) except -1
+cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size) noexcept with gil
+cdef int write_with_gil(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) noexcept with gil
+
+
+cdef inline int python_read(
+    bint has_gil, PyObject *entry, uint64_t address, uint8_t *data, size_t size
+) noexcept nogil:
+    if has_gil:
+        return (<PythonRead><void *>bounced_read)(entry, address, data, size)
+    return read_with_gil(entry, address, data, size)
+
+
+cdef inline int python_write(
+    bint has_gil, PyObject *entry, uint64_t address, const uint8_t *data, size_t size
+) noexcept nogil:
+    if has_gil:
+        return (<PythonWrite><void *>bounced_write)(entry, address, data, size)
+    return write_with_gil(entry, address, data, size)
+
+
+cdef inline int load_by(
+    bint has_gil, IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    """Load an integer of a size that `is_integer_size`."""
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    cdef size_t index
+    if not find_access(tables, ranges, address, size, &index):
+        value[0] = open_bus_value(tables, size)
+        return 1
+    slot = &ranges.slots[index]
+    memset(data, 0, 8)
+    if slot.read == NULL:
+        if python_read(has_gil, slot.target, address, data, size) == -1:
+            value[0] = 0
+            return -1
+    elif slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
+        value[0] = 0
+        return native_failed(slot)
+    value[0] = dbs_integer_of_bytes(data, size, tables.options.big_endian)
+    return 0
+
+
+cdef inline int store_by(
+    bint has_gil, IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    """Store an integer of a size that `is_integer_size`; higher bits of `value` are dropped."""
+    cdef uint8_t data[8]
+    cdef const Slot *slot
+    cdef size_t index
+    if not find_access(tables, ranges, address, size, &index):
+        return 1
+    slot = &ranges.slots[index]
+    dbs_bytes_of_integer(value, size, tables.options.big_endian, data)
+    if slot.write == NULL:
+        return python_write(has_gil, slot.target, address, data, size)
+    if slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
+        return native_failed(slot)
+    return 0
+
+
+# ----------------------------------------------------------------------------- callers in Python, which hold the GIL
+
+cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER
+cdef int store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1
+cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1
+cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1
+
+
+# ----------------------------------------------------------------------------- callers in C, with or without the GIL
+
+cdef int wrong_size_raised(size_t size, SpaceId space) noexcept with gil
+cdef int empty_access_raised() noexcept with gil
+
+
+cdef inline int c_load(
+    IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    if not is_integer_size(size, space):
+        value[0] = 0
+        return wrong_size_raised(size, space)
+    return load_by(False, tables, ranges_of(tables, space), address, size, value)
+
+
+cdef inline int c_unowned(IoTables tables, SpaceId space, size_t size, uint64_t *value) noexcept nogil:
+    """Load or store at an address that is not in the space."""
+    if not is_integer_size(size, space):
+        value[0] = 0
+        return wrong_size_raised(size, space)
+    value[0] = open_bus_value(tables, size)
+    return 1
+
+
+cdef inline int c_store(IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t value) noexcept nogil:
+    if not is_integer_size(size, space):
+        return wrong_size_raised(size, space)
+    return store_by(False, tables, ranges_of(tables, space), address, size, value)
+
+
+cdef inline int c_read(IoTables tables, SpaceId space, uint64_t address, uint8_t *data, size_t size) noexcept nogil:
+    cdef Ranges *ranges = ranges_of(tables, space)
+    cdef const Slot *slot
+    cdef size_t index
+    if size == 0:
+        return empty_access_raised()
+    if not find_access(tables, ranges, address, size, &index):
+        fill(data, size, tables.options.open_bus if tables.options.open_bus >= 0 else 0)
+        return 1
+    slot = &ranges.slots[index]
+    fill(data, size, 0)
+    if slot.read == NULL:
+        return read_with_gil(slot.target, address, data, size)
+    if slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
+        return native_failed(slot)
+    return 0
+
+
+cdef inline int c_write(
+    IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
+) noexcept nogil:
+    cdef Ranges *ranges = ranges_of(tables, space)
+    cdef const Slot *slot
+    cdef size_t index
+    if size == 0:
+        return empty_access_raised()
+    if not find_access(tables, ranges, address, size, &index):
+        return 1
+    slot = &ranges.slots[index]
+    if slot.write == NULL:
+        return write_with_gil(slot.target, address, data, size)
+    if slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
+        return native_failed(slot)
+    return 0

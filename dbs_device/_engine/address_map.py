@@ -1,0 +1,127 @@
+"""The ranges of the address map outside the hot path: extracting them from resources, comparing and printing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..address import Space
+from ..errors import InvalidRangeError, describe_device, format_count, format_range
+from ..resources import MmioAddressRange, PioAddressRange, Resource
+from .public import exported_from
+
+if TYPE_CHECKING:
+    from ..device import DeviceIo
+
+__all__ = ["MappedRange", "render_map", "same_map", "trapped_ranges"]
+
+
+@exported_from("dbs_device")
+class MappedRange(NamedTuple):
+    """A registered range and the device that owns it.
+
+    Attributes
+    ----------
+    space : Space
+        The I/O space.
+    base, last : int
+        First and last address (or port), both inclusive.
+    device : DeviceIo
+        The owner.
+    """
+
+    space: Space
+    base: int
+    last: int
+    device: DeviceIo
+
+    def __repr__(self) -> str:
+        return f"MappedRange({self.space} {format_range(self.base, self.last)}, {describe_device(self.device)})"
+
+
+def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]]:
+    """Return (space, base, last) of each PIO or MMIO range among the resources, in order.
+
+    Raises
+    ------
+    InvalidRangeError
+        A range is empty or runs past the end of its space.
+    TypeError
+        An item is not a `Resource`.
+    """
+    ranges = []
+    for resource in resources:
+        if isinstance(resource, PioAddressRange):
+            space = Space.PIO
+        elif isinstance(resource, MmioAddressRange):
+            space = Space.MMIO
+        elif isinstance(resource, Resource):
+            continue
+        else:
+            raise TypeError(f"resources must be Resource objects, not {type(resource).__name__}")
+        base, size = resource.base, resource.size
+        if size == 0:
+            raise InvalidRangeError(f"{resource!r} is empty")
+        if size - 1 > space.last_address - base:
+            raise InvalidRangeError(f"{resource!r} runs past the last {space} address, {space.last_address:#x}")
+        ranges.append((space, base, base + size - 1))
+    return ranges
+
+
+_BINARY_UNITS = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in the largest unit that divides it; if none does, five digits or more are rounded.
+
+    >>> format_bytes(0x1000), format_bytes(0x1800), format_bytes(24), format_bytes(0xFFFFFFFF)
+    ('4 KiB', '6 KiB', '24 bytes', '~4 GiB')
+    """
+    for exponent, unit in _BINARY_UNITS:
+        if count >= 1 << exponent:
+            if count % (1 << exponent) == 0:
+                return f"{count >> exponent} {unit}"
+            if count % 1024 and count >= 10_000:
+                return f"~{count / (1 << exponent):.3g} {unit}"
+    return format_count(count, "byte")
+
+
+def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> list[tuple[str, str, str]]:
+    rows = []
+    previous_last: int | None = None
+    for _, base, last, device in ranges:
+        if previous_last is not None and base > previous_last + 1:
+            rows.append((format_range(previous_last + 1, base - 1), format_size(base - previous_last - 1), "-"))
+        name = " ".join(describe_device(device).splitlines())
+        rows.append((format_range(base, last), format_size(last - base + 1), name))
+        previous_last = last
+    return rows
+
+
+def render_map(ranges: Sequence[MappedRange]) -> str:
+    """Return both spaces as a table sorted by address; the gaps between ranges have "-" as their device."""
+    sections = []
+    for space, format_size in ((Space.MMIO, format_bytes), (Space.PIO, partial(format_count, unit=Space.PIO.unit))):
+        in_space = [each for each in ranges if each.space == space]
+        sections.append((f"{space}: {format_count(len(in_space), 'range')}", _rows(in_space, format_size)))
+    rows = [row for _, rows in sections for row in rows]
+    range_width = max((len(row[0]) for row in rows), default=0)
+    size_width = max((len(row[1]) for row in rows), default=0)
+    lines = []
+    for title, section_rows in sections:
+        lines.append(title)
+        lines += [f"  {range_:<{range_width}}  {size:>{size_width}}  {name}" for range_, size, name in section_rows]
+    return "\n".join(lines)
+
+
+def same_map(ones: Sequence[MappedRange], others: Sequence[MappedRange]) -> bool:
+    """Return whether the ranges are equal and, range by range, the devices are the same or trap equal resources."""
+    return len(ones) == len(others) and all(
+        one[:3] == other[:3]
+        and (
+            one.device is other.device
+            or one.device.get_trapped_io_resources() == other.device.get_trapped_io_resources()
+        )
+        for one, other in zip(ones, others, strict=True)
+    )

@@ -1,0 +1,133 @@
+"""The memory of an access as a device sees it: a flat memoryview of the caller's buffer, or of a bounce buffer."""
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_IsContiguous, PyObject_CheckBuffer
+from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.string cimport memset
+
+from .platform cimport dbs_view_is_unshared
+
+
+# ----------------------------------------------------------------------------- the caller's buffer
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class FlatBuffer:
+    """Exports the memory of a buffer as bytes in one dimension, which not every exporter can be cast to."""
+
+    # A memoryview, and no Py_buffer, which the garbage collector could not see through. Never cleared by it: a view of
+    # this buffer may outlive the clearing.
+    cdef object source
+    cdef bint readonly
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        cdef Py_buffer *memory
+        if self.source is None:  # made by FlatBuffer.__new__
+            raise BufferError("an empty FlatBuffer has no memory")
+        memory = PyMemoryView_GET_BUFFER(self.source)
+        PyBuffer_FillInfo(buffer, self, memory.buf, memory.len, self.readonly, flags)
+
+
+cdef bint holds_references(const char *format) noexcept:
+    """Return whether a buffer holds pointers that Python follows: format 'O', apart from the names of fields."""
+    cdef bint in_name = False
+    if format == NULL:
+        return False
+    while format[0] != 0:
+        if format[0] == c':':
+            in_name = not in_name
+        elif format[0] == c'O' and not in_name:
+            return True
+        format += 1
+    return False
+
+
+cdef object open_view(object data, bint for_read):
+    """Return a memoryview of `data`, with whose memory an access can be made.
+
+    `TypeError`: not a buffer. `BufferError`: not C-contiguous, holding references to objects, or, for a read, read-only.
+    `ValueError`: empty, or a released memoryview.
+    """
+    cdef object view
+    cdef Py_buffer *buffer
+    if not PyObject_CheckBuffer(data):
+        raise TypeError(f"a bytes-like object is required, not '{type(data).__name__}'")
+    view = PyMemoryView_FromObject(data)
+    buffer = PyMemoryView_GET_BUFFER(view)
+    if buffer.len == 0:
+        raise ValueError("an access takes a buffer of at least 1 byte")
+    if not PyBuffer_IsContiguous(buffer, b"C"):
+        raise BufferError(f"an access takes a C-contiguous buffer; this {type(data).__name__} is not")
+    if holds_references(buffer.format):
+        raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
+    if for_read and buffer.readonly:
+        raise BufferError(f"a read takes a writable buffer; this {type(data).__name__} is read-only")
+    return view
+
+
+cdef object flat_view_of(object data, object view, bint for_read):
+    """Return the flat memoryview that a device is given for `data`, of which `open_view` has returned `view`."""
+    cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
+    cdef FlatBuffer flat
+    if buffer.ndim == 1 and buffer.format[0] == c'B' and buffer.format[1] == 0 and buffer.readonly != for_read:
+        return data if PyMemoryView_Check(data) else view
+    flat = FlatBuffer.__new__(FlatBuffer)
+    flat.source = view
+    flat.readonly = not for_read
+    return PyMemoryView_FromObject(flat)
+
+
+# ----------------------------------------------------------------------------- bounce buffers
+
+
+@cython.final
+cdef class BounceBuffer:
+    """Up to 8 bytes for one access, with the view of them that the device is given.
+
+    It holds its own view, which holds it: `return_bounce_buffer` breaks that cycle unless it keeps both for reuse.
+    """
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.memory, self.size, not self.for_read, flags)
+
+
+# One spare for each direction and size (1, 2, 4, 8 bytes, at the index of the size), a reference being owned, or NULL.
+# An access that finds none, because an outer access or another thread has it, makes its own. The GIL guards them; on
+# free-threaded builds they stay empty, since `dbs_view_is_unshared` says no.
+cdef PyObject *spares[2][9]
+
+
+cdef BounceBuffer borrow_bounce_buffer(size_t size, bint for_read):
+    """Return one of `size` (1, 2, 4, 8) bytes, all zero, that nothing else can reach."""
+    cdef PyObject *spare = spares[for_read][size]
+    cdef BounceBuffer bounce
+    if spare != NULL:
+        spares[for_read][size] = NULL
+        bounce = <BounceBuffer>spare
+        Py_DECREF(bounce)  # the spare's reference; `bounce` holds one
+        # Asked again: the garbage collector's list of objects shows spares to whoever looks there.
+        if dbs_view_is_unshared(<PyObject *>bounce.view):
+            memset(bounce.memory, 0, sizeof(bounce.memory))
+            return bounce
+        bounce.view = None
+    bounce = BounceBuffer.__new__(BounceBuffer)
+    bounce.size = size
+    bounce.for_read = for_read
+    bounce.view = PyMemoryView_FromObject(bounce)
+    return bounce
+
+
+cdef void return_bounce_buffer(BounceBuffer bounce) noexcept:
+    """Keep it for the next access, unless its memory can still be reached or there is a spare.
+
+    The caller holds one reference.
+    """
+    cdef PyObject **spare = &spares[bounce.for_read][bounce.size]
+    if spare[0] == NULL and dbs_view_is_unshared(<PyObject *>bounce.view):
+        Py_INCREF(bounce)
+        spare[0] = <PyObject *>bounce
+    else:
+        bounce.view = None

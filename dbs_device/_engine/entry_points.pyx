@@ -1,0 +1,323 @@
+"""C entry points for emulators that call C functions: function pointers and a handle (see ``dbs_device.h``)."""
+
+cimport cython
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+
+from .access cimport c_load, c_store, c_unowned
+from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
+from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
+
+__all__ = ["CallbackHandle", "entry_point_addresses"]
+
+
+cdef extern from "Python.h":
+    void *PyGILState_GetThisThreadState() noexcept nogil
+
+
+cdef extern from "dbs_device.h" nogil:
+    ctypedef struct dbs_device_api:
+        uint32_t abi_version
+        uint32_t struct_size
+        void *(*create)(PyObject *manager, uint64_t base) except NULL
+        void (*destroy)(void *handle) noexcept
+        PyObject *(*pop_exception)(void *handle) noexcept
+        int (*has_exception)(void *handle) noexcept
+        uint64_t (*mmio_load)(void *handle, uint64_t addr, unsigned size) noexcept
+        void (*mmio_store)(void *handle, uint64_t addr, unsigned size, uint64_t value) noexcept
+        uint64_t (*pio_in)(void *handle, uint64_t port, unsigned size) noexcept
+        void (*pio_out)(void *handle, uint64_t port, unsigned size, uint64_t value) noexcept
+        uint64_t (*uc_mmio_load)(void *uc, uint64_t offset, unsigned size, void *handle) noexcept
+        void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept
+        uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle) noexcept
+        void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept
+    const char *DBS_DEVICE_CAPSULE
+    uint32_t DBS_DEVICE_ABI_VERSION
+
+
+# A handle of the C interface has a context of its own, and owns the references in it.
+cdef struct OwnedHandle:
+    Handle handle
+    Context context
+    PyObject *manager
+
+
+# ----------------------------------------------------------------------------- accesses
+
+
+cdef inline int access_tables(
+    Handle *handle, IoTables tables, Operation operation, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    if operation == PIO_IN:
+        return c_load(tables, PIO, address, size, value)
+    if operation == PIO_OUT:
+        return c_store(tables, PIO, address, size, value[0])
+    if address + handle.base < address:
+        return c_unowned(tables, MMIO, size, value)
+    if operation == MMIO_LOAD:
+        return c_load(tables, MMIO, address + handle.base, size, value)
+    return c_store(tables, MMIO, address + handle.base, size, value[0])
+
+
+cdef inline int make_access(
+    Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    """Make one access; loads set `value`, stores take it. An address that `base` takes past the end is unowned.
+
+    The result is that of the accesses in ``access.pxd``.
+    """
+    cdef PyObject *published = handle.context.published
+    cdef PyObject *tables = pin(<PublishedTables>published)
+    cdef int result = access_tables(handle, <IoTables>tables, operation, address, size, value)
+    unpin(<PublishedTables>published, tables)
+    return result
+
+
+cdef int latch(Context *context, object error) except -1:
+    """Add an exception to the pending ones, and have the emulator stopped."""
+    (<list>context.exceptions).append(error)
+    dbs_hint_store(&context.pending, len(<list>context.exceptions))
+    if context.stop != NULL:
+        context.stop(context.stop_argument)
+    return 0
+
+
+cdef object pop_oldest(Context *context):
+    """Remove and return the oldest pending exception; None if there is none."""
+    cdef list exceptions = <list>context.exceptions
+    if not exceptions:
+        return None
+    error = exceptions.pop(0)
+    dbs_hint_store(&context.pending, len(exceptions))
+    return error
+
+
+cdef int exception_is_set() except -1:
+    return -1
+
+
+cdef int latch_exception_that_is_set(Context *context) noexcept with gil:
+    try:
+        exception_is_set()
+    except BaseException as error:
+        latch(context, error)
+    return 0
+
+
+cdef int make_access_on_unknown_thread(
+    Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t *value
+) noexcept with gil:
+    """Make an access on a thread that Python does not know.
+
+    The last release of the GIL deletes its thread state, and an exception with it: the GIL is held until the exception
+    is latched.
+    """
+    cdef int result
+    with nogil:
+        result = make_access(handle, operation, address, size, value)
+    if result == -1:
+        latch_exception_that_is_set(handle.context)
+    return result
+
+
+cdef uint64_t access(Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value) noexcept nogil:
+    """Make an access and latch its exception; return what a load has read."""
+    cdef int result
+    if dbs_hint_load(&handle.context.pending) != 0:
+        return 0
+    if PyGILState_GetThisThreadState() == NULL:
+        result = make_access_on_unknown_thread(handle, operation, address, size, &value)
+    else:
+        result = make_access(handle, operation, address, size, &value)
+        if result == -1:
+            latch_exception_that_is_set(handle.context)
+    if result == -1:
+        return 0
+    if result == 1 and handle.context.unowned != NULL:
+        handle.context.unowned(handle.context, operation, address + handle.base, size)
+    return value
+
+
+cdef uint64_t mmio_load(void *handle, uint64_t addr, unsigned size) noexcept nogil:
+    return access(<Handle *>handle, MMIO_LOAD, addr, size, 0)
+
+
+cdef void mmio_store(void *handle, uint64_t addr, unsigned size, uint64_t value) noexcept nogil:
+    access(<Handle *>handle, MMIO_STORE, addr, size, value)
+
+
+cdef uint64_t pio_in(void *handle, uint64_t port, unsigned size) noexcept nogil:
+    return access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
+
+
+cdef void pio_out(void *handle, uint64_t port, unsigned size, uint64_t value) noexcept nogil:
+    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
+
+
+cdef uint64_t uc_mmio_load(void *uc, uint64_t offset, unsigned size, void *handle) noexcept nogil:
+    return access(<Handle *>handle, MMIO_LOAD, offset, size, 0)
+
+
+cdef void uc_mmio_store(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept nogil:
+    access(<Handle *>handle, MMIO_STORE, offset, size, value)
+
+
+cdef uint32_t uc_pio_in(void *uc, uint32_t port, int size, void *handle) noexcept nogil:
+    return <uint32_t>access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
+
+
+cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept nogil:
+    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
+
+
+# ----------------------------------------------------------------------------- handles
+
+
+cdef void *create(PyObject *manager, uint64_t base) except NULL:
+    cdef PublishedTables published = published_tables_of(<object>manager)
+    cdef list exceptions = []
+    cdef OwnedHandle *owned = <OwnedHandle *>calloc(1, sizeof(OwnedHandle))
+    if owned == NULL:
+        raise MemoryError()
+    Py_INCREF(<object>manager)
+    Py_INCREF(published)
+    Py_INCREF(exceptions)
+    owned.manager = manager
+    owned.context.published = <PyObject *>published
+    owned.context.exceptions = <PyObject *>exceptions
+    owned.handle.context = &owned.context
+    owned.handle.base = base
+    return owned
+
+
+cdef void destroy(void *handle) noexcept:
+    cdef OwnedHandle owned = (<OwnedHandle *>handle)[0]
+    free(handle)
+    for error in <list>owned.context.exceptions:
+        report_unraisable(error, <object>owned.manager)
+    # Last, since dropping a manager may run Python code.
+    Py_DECREF(<object>owned.context.exceptions)
+    Py_DECREF(<object>owned.context.published)
+    Py_DECREF(<object>owned.manager)
+
+
+cdef void report_unraisable(object error, object manager) noexcept:
+    """Pass an exception that was never popped to `sys.unraisablehook`."""
+    PyErr_SetObject(type(error), error)
+    PyErr_WriteUnraisable(manager)
+
+
+cdef PyObject *pop_exception(void *handle) noexcept:
+    error = pop_oldest((<Handle *>handle).context)
+    if error is None:
+        return NULL
+    Py_INCREF(error)
+    return <PyObject *>error
+
+
+cdef int has_exception(void *handle) noexcept nogil:
+    return dbs_hint_load(&(<Handle *>handle).context.pending) != 0
+
+
+cdef dbs_device_api api = dbs_device_api(
+    DBS_DEVICE_ABI_VERSION,
+    sizeof(dbs_device_api),
+    create,
+    destroy,
+    pop_exception,
+    has_exception,
+    mmio_load,
+    mmio_store,
+    pio_in,
+    pio_out,
+    uc_mmio_load,
+    uc_mmio_store,
+    uc_pio_in,
+    uc_pio_out,
+)
+
+c_api = PyCapsule_New(&api, DBS_DEVICE_CAPSULE, NULL)
+
+
+# ----------------------------------------------------------------------------- from Python
+
+
+def entry_point_addresses():
+    """Return the address of each C entry point, for emulators that are reached through ctypes or cffi.
+
+    Their signatures are those of ``dbs_device.h``; the first argument (the last, in those that begin with ``uc_``) is
+    `CallbackHandle.address`.
+
+    Returns
+    -------
+    dict of str to int
+        By name: mmio_load, mmio_store, pio_in, pio_out, and the same with ``uc_`` before them.
+    """
+    return {
+        "mmio_load": <uintptr_t>&mmio_load,
+        "mmio_store": <uintptr_t>&mmio_store,
+        "pio_in": <uintptr_t>&pio_in,
+        "pio_out": <uintptr_t>&pio_out,
+        "uc_mmio_load": <uintptr_t>&uc_mmio_load,
+        "uc_mmio_store": <uintptr_t>&uc_mmio_store,
+        "uc_pio_in": <uintptr_t>&uc_pio_in,
+        "uc_pio_out": <uintptr_t>&uc_pio_out,
+    }
+
+
+@cython.final
+cdef class CallbackHandle:
+    """Owns a handle for the C entry points: keep it for as long as an emulator may call them.
+
+    Exceptions that are still pending when it is destroyed are passed to `sys.unraisablehook`.
+
+    Parameters
+    ----------
+    manager : IoManager
+        The bus that is called; it is kept alive.
+    base : int
+        Added to MMIO addresses, 0..2**64 - 1.
+
+    Examples
+    --------
+    >>> import ctypes
+    >>> from dbs_device import IoManager
+    >>> handle = CallbackHandle(IoManager(open_bus=0xFF))
+    >>> load = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint)(
+    ...     entry_point_addresses()["mmio_load"]
+    ... )
+    >>> hex(load(handle.address, 0x1000, 2))
+    '0xffff'
+    """
+
+    cdef object __weakref__
+    cdef void *handle
+
+    def __cinit__(self, manager, uint64_t base=0):
+        self.handle = create(<PyObject *>manager, base)
+
+    def __dealloc__(self):
+        if self.handle != NULL:
+            destroy(self.handle)
+
+    @property
+    def address(self):
+        """int : what the entry points take as their handle."""
+        return <uintptr_t>self.handle
+
+    def pop_exception(self):
+        """Remove and return the oldest pending exception. While one is pending, no device is called through the handle.
+
+        Returns
+        -------
+        BaseException or None
+            With its traceback.
+        """
+        return pop_oldest((<Handle *>self.handle).context)
+
+
+set_public_name(CallbackHandle, b"dbs_device.CallbackHandle")

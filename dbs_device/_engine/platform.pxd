@@ -1,0 +1,191 @@
+"""The few things that C can say and Cython cannot: C11 atomics, byte order, a look into a memoryview, type names.
+
+No file that other packages cimport may cimport this one: C++ has no C11 atomics.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef extern from * nogil:
+    """
+    #ifndef DBS_DEVICE_PLATFORM
+    #define DBS_DEVICE_PLATFORM
+    #include <stdatomic.h>
+    #include <stddef.h>
+    #include <stdint.h>
+
+    /* A number that threads read and write without order between them: torn values cannot happen, stale ones can. */
+    typedef _Atomic uint32_t dbs_hint;
+    static inline uint32_t dbs_hint_load(dbs_hint *hint) {
+        return atomic_load_explicit(hint, memory_order_relaxed);
+    }
+    static inline void dbs_hint_store(dbs_hint *hint, uint32_t value) {
+        atomic_store_explicit(hint, value, memory_order_relaxed);
+    }
+
+    typedef _Atomic uint64_t dbs_generation;
+    static inline uint64_t dbs_generation_load(dbs_generation *generation) {
+        return atomic_load_explicit(generation, memory_order_acquire);
+    }
+    static inline void dbs_generation_store(dbs_generation *generation, uint64_t value) {
+        atomic_store_explicit(generation, value, memory_order_release);
+    }
+
+    /* Held for a handful of instructions only, never across a call: waiting by spinning is right. */
+    typedef atomic_flag dbs_spinlock;
+    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_flag_clear(lock); }
+    static inline void dbs_spinlock_acquire(dbs_spinlock *lock) {
+        while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire)) { }
+    }
+    static inline void dbs_spinlock_release(dbs_spinlock *lock) {
+        atomic_flag_clear_explicit(lock, memory_order_release);
+    }
+
+    /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
+       a wider load than the store before it stalls the processor. The compiler makes one load of the shifts, and a byte
+       swap where the order is the other one. */
+    static inline uint64_t dbs_integer_of_bytes(const uint8_t *b, size_t size, int big_endian) {
+        switch (size) {
+        case 1:
+            return b[0];
+        case 2:
+            return big_endian ? (uint16_t)(b[1] | b[0] << 8) : (uint16_t)(b[0] | b[1] << 8);
+        case 4:
+            return big_endian ? (uint32_t)b[3] | (uint32_t)b[2] << 8 | (uint32_t)b[1] << 16 | (uint32_t)b[0] << 24
+                              : (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        default:
+            return big_endian ? (uint64_t)b[7] | (uint64_t)b[6] << 8 | (uint64_t)b[5] << 16 | (uint64_t)b[4] << 24 |
+                                    (uint64_t)b[3] << 32 | (uint64_t)b[2] << 40 | (uint64_t)b[1] << 48 |
+                                    (uint64_t)b[0] << 56
+                              : (uint64_t)b[0] | (uint64_t)b[1] << 8 | (uint64_t)b[2] << 16 | (uint64_t)b[3] << 24 |
+                                    (uint64_t)b[4] << 32 | (uint64_t)b[5] << 40 | (uint64_t)b[6] << 48 |
+                                    (uint64_t)b[7] << 56;
+        }
+    }
+    /* The reverse: all eight bytes are written, of which the first `size` are the integer, masked to its size. */
+    static inline void dbs_bytes_of_integer(uint64_t value, size_t size, int big_endian, uint8_t *bytes) {
+        int i;
+        if (big_endian) {
+            value <<= 64 - 8 * size;
+            for (i = 0; i < 8; i++) bytes[i] = (uint8_t)(value >> (56 - 8 * i));
+        } else {
+            for (i = 0; i < 8; i++) bytes[i] = (uint8_t)(value >> (8 * i));
+        }
+    }
+
+    /* Whether nobody else can reach the memory of a memoryview to which one reference is held, and one to its exporter:
+       no other view of its managed buffer (slices and casts are such), no buffer taken from it, no weak reference, and
+       no reference to the exporter but the held one and the managed buffer's. A view that was released is of no more
+       use, nor is one that was hashed, which keeps the hash of the bytes it had then.
+       Free threading has no cheap way to tell, so there the answer is no. */
+    static inline int dbs_view_is_unshared(PyObject *view) {
+    #ifdef Py_GIL_DISABLED
+        (void)view;
+        return 0;
+    #else
+        PyMemoryViewObject *self = (PyMemoryViewObject *)view;
+        return Py_REFCNT(view) == 1 && self->exports == 0 && self->weakreflist == NULL && self->hash == -1 &&
+               !(self->flags & _Py_MEMORYVIEW_RELEASED) && self->mbuf->exports == 1 && Py_REFCNT(self->mbuf) == 1 &&
+               Py_REFCNT(self->mbuf->master.obj) == 2;
+    #endif
+    }
+    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access:
+       a memoryview that a device can be given as it is (flat, unsigned bytes, of the wanted access, not released), or a
+       bytes object to be written, or a bytearray to be read into. Anything else, and nothing at all, is DBS_OTHER.
+       Between this and the use of the memory no Python code may run. On free-threaded builds another thread could
+       release or resize it in that time, so that there the protocol has to be used. */
+    enum { DBS_OTHER, DBS_FLAT_VIEW, DBS_BYTES };
+    static inline int dbs_usual_memory(PyObject *object, int for_read, uint8_t **memory, size_t *size) {
+    #ifndef Py_GIL_DISABLED
+        if (PyMemoryView_Check(object)) {
+            PyMemoryViewObject *self = (PyMemoryViewObject *)object;
+            *memory = (uint8_t *)self->view.buf;
+            *size = (size_t)self->view.len;
+            if (self->view.ndim == 1 && self->view.strides[0] == 1 && self->view.suboffsets == NULL &&
+                self->view.format[0] == 'B' && self->view.format[1] == 0 && self->view.readonly != for_read &&
+                self->view.len > 0 && !(self->flags & _Py_MEMORYVIEW_RELEASED) &&
+                !(self->mbuf->flags & _Py_MANAGED_BUFFER_RELEASED)) {
+                return DBS_FLAT_VIEW;
+            }
+        } else if (for_read ? PyByteArray_CheckExact(object) : PyBytes_CheckExact(object)) {
+            *memory = (uint8_t *)(for_read ? PyByteArray_AS_STRING(object) : PyBytes_AS_STRING(object));
+            *size = (size_t)Py_SIZE(object);
+            if (*size > 0) {
+                return DBS_BYTES;
+            }
+        }
+    #else
+        (void)object; (void)for_read; (void)memory; (void)size;
+    #endif
+        return DBS_OTHER;
+    }
+
+    /* A critical section of CPython around code that raises nothing; none where the GIL makes it one. */
+    #ifdef Py_GIL_DISABLED
+    typedef PyCriticalSection dbs_critical_section;
+    #define dbs_critical_section_begin(section, object) PyCriticalSection_Begin(section, object)
+    #define dbs_critical_section_end(section) PyCriticalSection_End(section)
+    #else
+    typedef char dbs_critical_section;
+    #define dbs_critical_section_begin(section, object) ((void)(section))
+    #define dbs_critical_section_end(section) ((void)(section))
+    #endif
+
+    /* To be called where an exception is about to leave a `with gil` function. On a thread that Python does not know,
+       the release of the GIL would delete the thread's state, and the exception with it: the state is kept for the rest
+       of the thread's life, so that the caller finds the exception. The count is 1 just on such a thread, since that of
+       a thread that Python knows starts at 1 and a `with gil` function adds one. */
+    static inline void dbs_keep_thread_state(void) {
+        if (PyThreadState_Get()->gilstate_counter == 1) {
+            PyGILState_Ensure();
+        }
+    }
+
+    static inline void dbs_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
+    #endif
+    """
+    ctypedef struct dbs_hint:
+        pass
+    uint32_t dbs_hint_load(dbs_hint *hint) noexcept
+    void dbs_hint_store(dbs_hint *hint, uint32_t value) noexcept
+
+    ctypedef struct dbs_generation:
+        pass
+    uint64_t dbs_generation_load(dbs_generation *generation) noexcept
+    void dbs_generation_store(dbs_generation *generation, uint64_t value) noexcept
+
+    ctypedef struct dbs_spinlock:
+        pass
+    void dbs_spinlock_init(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_acquire(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_release(dbs_spinlock *lock) noexcept
+
+    uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
+    void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept
+
+
+cdef extern from *:
+    bint dbs_view_is_unshared(PyObject *view) noexcept  # no object: Cython would count a reference of its own
+
+    cdef enum:
+        DBS_OTHER
+        DBS_FLAT_VIEW
+        DBS_BYTES
+    int dbs_usual_memory(object data, bint for_read, uint8_t **memory, size_t *size) noexcept
+
+    ctypedef struct dbs_critical_section:
+        pass
+    void dbs_critical_section_begin(dbs_critical_section *section, PyObject *object) noexcept
+    void dbs_critical_section_end(dbs_critical_section *section) noexcept
+
+    void dbs_keep_thread_state() noexcept
+    void dbs_set_type_name(PyTypeObject *type, const char *name) noexcept
+
+
+cdef inline void set_public_name(type cls, const char *name) noexcept:
+    """Have a compiled class report the public module that it is imported from, not the private one that defines it.
+
+    Static types derive `__module__` from their name, a literal since the type keeps the pointer, and it cannot be set.
+    """
+    dbs_set_type_name(<PyTypeObject *>cls, name)

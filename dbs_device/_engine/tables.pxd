@@ -1,0 +1,210 @@
+cimport cython
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from .platform cimport (
+    dbs_critical_section,
+    dbs_critical_section_begin,
+    dbs_critical_section_end,
+    dbs_generation,
+    dbs_generation_load,
+    dbs_hint,
+    dbs_hint_load,
+    dbs_hint_store,
+    dbs_spinlock,
+)
+
+
+cdef extern from "Python.h":
+    PyObject *PyList_GET_ITEM(object list_, Py_ssize_t index) noexcept  # borrowed, unlike that of cpython.list
+
+
+cdef enum SpaceId:  # the members of `Space`
+    PIO = 0
+    MMIO = 1
+
+
+# A device's C methods, which return -1 with an exception set. They are called as if they raised nothing, so that one
+# which returns -1 without an exception can be told apart: see `native_failed`.
+ctypedef int (*NativeRead)(
+    PyObject *device, uint64_t base, uint64_t offset, uint8_t *data, size_t size
+) noexcept nogil
+ctypedef int (*NativeWrite)(
+    PyObject *device, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
+) noexcept nogil
+
+
+# What an access needs of a range besides its base, in half a cache line: on a large map, each further place to look
+# is a cache miss.
+cdef struct Slot:
+    uint64_t last
+    PyObject *target  # the NativeDevice, or the RangeEntry of a Python device; the table's tuple keeps both alive
+    NativeRead read  # the device's methods for the space, or NULL for a Python device
+    NativeWrite write
+
+
+cdef enum:
+    HINT_BITS = 9
+
+
+# What a look-up needs of a table, so that it can be passed on without the GIL.
+cdef struct Ranges:
+    const uint64_t *bases
+    const Slot *slots
+    size_t count
+    SpaceId space
+    int hint_shift
+    # Index of the range that an address was last found in, for each of 512 classes of addresses.
+    dbs_hint hints[1 << HINT_BITS]
+
+
+cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address) noexcept nogil:
+    """Return the index of the last base that is not above `address`, or 0 if all are; `bases` holds one at least.
+
+    The conditional expression becomes a conditional move: on random addresses a branch would be mispredicted half the
+    time. Bounds: low + half < count holds at every step, as `low + remaining <= count` does.
+    """
+    cdef const uint64_t *bases = ranges.bases
+    cdef size_t low = 0, remaining = ranges.count, half
+    while remaining > 1:
+        half = remaining >> 1
+        low = low + half if bases[low + half] <= address else low
+        remaining -= half
+    return low
+
+
+cdef inline bint find_range(Ranges *ranges, uint64_t address, size_t *index) noexcept nogil:
+    """Find the index of the range that owns `address`; return whether there is one.
+
+    The range where the address's class was found last is tried first. It is a hint: read once, and always verified.
+    Addresses are of one class when they are near each other (256 bytes; 4 ports), others when a hash says so.
+    An empty table has a range 1..0 in place of its first, which owns nothing.
+    """
+    # Fibonacci hashing: the high bits of the product depend on all bits of the value.
+    cdef size_t address_class = ((address >> ranges.hint_shift) * <uint64_t>0x9E3779B97F4A7C15) >> (64 - HINT_BITS)
+    index[0] = dbs_hint_load(&ranges.hints[address_class])
+    if ranges.bases[index[0]] <= address <= ranges.slots[index[0]].last:
+        return True
+    index[0] = last_base_at_or_below(ranges, address)
+    if ranges.bases[index[0]] <= address <= ranges.slots[index[0]].last:
+        dbs_hint_store(&ranges.hints[address_class], <uint32_t>index[0])
+        return True
+    return False
+
+
+cdef enum:
+    SMALL_VALUES = 4096
+    MEMO_BITS = 10
+
+
+@cython.final
+cdef class AddressObjects:
+    cdef object address_type
+    cdef list small
+    cdef list memo
+    cdef uint64_t memo_keys[1 << MEMO_BITS]
+
+    cdef object make_small(self, uint64_t value)
+    cdef object remember(self, uint64_t value)
+
+
+cdef inline object address_object(AddressObjects objects, uint64_t value):
+    cdef PyObject *made
+    with cython.critical_section(objects):
+        if value < SMALL_VALUES:
+            made = PyList_GET_ITEM(objects.small, <Py_ssize_t>value)
+            return <object>made if made != <PyObject *>None else objects.make_small(value)
+        return objects.remember(value)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class RangeEntry:
+    cdef SpaceId space
+    cdef uint64_t base
+    cdef uint64_t last
+    cdef object device
+    cdef bint is_native  # whether the device is called through its vtable
+    cdef object base_object
+    cdef AddressObjects offsets
+    # A handler that is a bound method is kept as its function and its self, which is the cheapest call.
+    cdef object read_function
+    cdef object read_self
+    cdef object write_function
+    cdef object write_self
+    # The lock's methods, where the device is exactly a Mutex, else None; the handlers are then the inner device's.
+    cdef object acquire
+    cdef object release
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class RangeTable:
+    cdef Ranges ranges
+    cdef tuple entries
+    cdef bytes slot_memory
+    cdef readonly object bases
+    cdef readonly object lasts
+
+
+# The options of an `IoManager`.
+cdef struct Options:
+    int open_bus  # the byte that an unowned read gives, or -1 for none
+    bint pass_straddling
+    bint big_endian
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class IoTables:
+    cdef readonly uint64_t generation
+    cdef RangeTable pio
+    cdef RangeTable mmio
+    cdef Options options
+    # Guarded by the publisher's spinlock: how many calls without the GIL are using the pair, and whether the last of
+    # them has to drop it.
+    cdef size_t pins
+    cdef bint retired
+
+
+cdef class PublishedTables:
+    cdef object __weakref__
+    cdef IoTables _tables
+    cdef dbs_generation _generation
+    cdef dbs_spinlock _spinlock  # guards the pointer `_tables`, and the pins of the pair
+
+    cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1
+
+
+cdef inline bint are_current(PublishedTables published, IoTables tables) noexcept nogil:
+    return dbs_generation_load(&published._generation) == tables.generation
+
+
+cdef inline IoTables current_tables(PyObject *published):
+    """Return the tables of a PublishedTables: of a pointer, for which Cython counts no reference on the way."""
+    cdef IoTables tables
+    cdef dbs_critical_section section
+    # Taking a reference out of an attribute that others replace needs a lock on free-threaded builds, and only there.
+    dbs_critical_section_begin(&section, published)
+    tables = (<PublishedTables>published)._tables
+    dbs_critical_section_end(&section)
+    if tables is None:
+        raise ReferenceError("the IoManager has been cleared by the garbage collector")
+    return tables
+
+
+cdef PyObject *pin(PublishedTables published) noexcept nogil
+cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil
+cdef PublishedTables published_tables_of(object manager)
+
+cdef object space_of(SpaceId space)
+cdef SpaceId space_id_of(object space) except *
+
+cdef int check_device(object device) except -1
+cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device)
+cdef Slot slot_of(RangeEntry entry) noexcept
+cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries)
+cdef RangeTable empty_table(SpaceId space)
+cdef tuple mapped_ranges(list entries)
+cdef object find_ranges(RangeTable table, object addresses)
+cdef object unsigned_array(object values, str name)

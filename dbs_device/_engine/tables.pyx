@@ -1,0 +1,366 @@
+"""Range tables: sorted arrays of the mapped ranges, the entry of each range, and the pair of both spaces.
+
+A manager publishes one pair at a time, through one pointer: a change makes a new pair and replaces the pointer.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
+
+from .native cimport NativeDevice
+from .platform cimport (
+    dbs_generation_store,
+    dbs_spinlock_acquire,
+    dbs_spinlock_init,
+    dbs_spinlock_release,
+    set_public_name,
+)
+
+from types import MethodType
+
+import numpy as np
+
+from ..address import IoAddress, PioAddress, Space
+from ..device import DeviceIo, DeviceIoMut, Mutex
+from .address_map import MappedRange
+
+__all__ = ["IoTables"]
+
+
+# ----------------------------------------------------------------------------- spaces
+
+cdef object pio_space = Space.PIO
+cdef object mmio_space = Space.MMIO
+
+
+cdef object space_of(SpaceId space):
+    return pio_space if space == PIO else mmio_space
+
+
+cdef SpaceId space_id_of(object space) except *:
+    """Return a space of which the Space or the name is given; `ValueError` for anything else."""
+    return <SpaceId><int>Space(space)
+
+
+# ----------------------------------------------------------------------------- address objects
+
+cdef object new_int = int.__new__
+
+
+@cython.final
+cdef class AddressObjects:
+    """Makes the IoAddress (or PioAddress) of an offset, and keeps it for the next access.
+
+    Every small one is kept. Above, each has one of 1024 places, and is kept until another one takes the place.
+    """
+
+    def __cinit__(self, address_type):
+        self.address_type = address_type
+        self.small = [None] * SMALL_VALUES
+        self.memo = [None] * (1 << MEMO_BITS)
+
+    cdef object make_small(self, uint64_t value):
+        made = self.small[<Py_ssize_t>value] = new_int(self.address_type, value)
+        return made
+
+    cdef object remember(self, uint64_t value):
+        # Fibonacci hashing: the high bits of the product depend on all bits of the value.
+        cdef size_t place = (value * <uint64_t>0x9E3779B97F4A7C15) >> (64 - MEMO_BITS)
+        made = self.memo[place]
+        if made is None or self.memo_keys[place] != value:
+            made = self.memo[place] = new_int(self.address_type, value)
+            self.memo_keys[place] = value
+        return made
+
+
+cdef AddressObjects port_objects = AddressObjects(PioAddress)
+cdef AddressObjects address_objects = AddressObjects(IoAddress)
+
+
+# ----------------------------------------------------------------------------- entries
+
+
+@cython.final
+cdef class RangeEntry:
+    """One range: its device, and what is looked up once, when it is registered. Immutable, and shared by tables."""
+
+
+cdef int check_device(object device) except -1:
+    """Raise `TypeError` unless `device` can be registered."""
+    if isinstance(device, DeviceIo):
+        return 0
+    if isinstance(device, DeviceIoMut):
+        raise TypeError(
+            f"{type(device).__name__} is a DeviceIoMut, which is not safe to call from any thread: register "
+            f"Mutex({type(device).__name__}(...))"
+        )
+    raise TypeError(f"a device must be a DeviceIo, which {type(device).__name__} is not")
+
+
+cdef bint is_served_natively(object device) except -1:
+    """Return whether it is a NativeDevice with no handler overridden in Python, on the class or on the instance."""
+    return (
+        isinstance(device, NativeDevice)
+        and device.read == NativeDevice.read.__get__(device)
+        and device.write == NativeDevice.write.__get__(device)
+        and device.pio_read == NativeDevice.pio_read.__get__(device)
+        and device.pio_write == NativeDevice.pio_write.__get__(device)
+    )
+
+
+cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device):
+    """Look up the handlers of `device`, a DeviceIo, for a range of `space`."""
+    cdef RangeEntry entry = RangeEntry.__new__(RangeEntry)
+    cdef object target = device
+    entry.space = space
+    entry.base = base
+    entry.last = last
+    entry.device = device
+    entry.is_native = is_served_natively(device)
+    # A Mutex that is being unpickled has no device yet, if the two know each other. It then serves as any other device.
+    if type(device) is Mutex and hasattr(device, "_device"):
+        target = device._device
+        entry.acquire = device._lock.acquire
+        entry.release = device._lock.release
+    if space == PIO:
+        entry.offsets = port_objects
+        read_handler, write_handler = target.pio_read, target.pio_write
+    else:
+        entry.offsets = address_objects
+        read_handler, write_handler = target.read, target.write
+    entry.base_object = new_int(entry.offsets.address_type, base)
+    entry.read_function, entry.read_self = split_method(read_handler)
+    entry.write_function, entry.write_self = split_method(write_handler)
+    return entry
+
+
+cdef object split_method(object handler):
+    if type(handler) is MethodType:
+        return handler.__func__, handler.__self__
+    return handler, None
+
+
+# ----------------------------------------------------------------------------- tables
+
+
+@cython.final
+cdef class RangeTable:
+    """The ranges of one space, sorted by base, which do not overlap. Immutable but for the hints.
+
+    Attributes
+    ----------
+    bases, lasts : numpy.ndarray
+        First and last address of each range: uint64, shape (ranges,), C-contiguous. They view bytes objects, so
+        that numpy itself refuses to make them writable.
+    """
+
+
+cdef Slot slot_of(RangeEntry entry) noexcept:
+    cdef NativeDevice device
+    cdef Slot slot = Slot(entry.last, <PyObject *>entry, NULL, NULL)
+    if entry.is_native:
+        device = <NativeDevice>entry.device
+        slot.target = <PyObject *>device
+        if entry.space == PIO:
+            slot.read = <NativeRead><void *>device.c_pio_read
+            slot.write = <NativeWrite><void *>device.c_pio_write
+        else:
+            slot.read = <NativeRead><void *>device.c_read
+            slot.write = <NativeWrite><void *>device.c_write
+    return slot
+
+
+cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries):
+    """Make a table of `count` ranges from the memory of its arrays, which must have max(count, 1) items each."""
+    cdef RangeTable table = RangeTable.__new__(RangeTable)
+    table.entries = entries
+    table.slot_memory = slots
+    table.bases = np.ndarray((count,), np.uint64, bases)
+    table.lasts = np.ndarray((count,), np.uint64, lasts)
+    table.ranges.bases = <const uint64_t *>PyBytes_AS_STRING(bases)
+    table.ranges.slots = <const Slot *>PyBytes_AS_STRING(slots)
+    table.ranges.count = count
+    table.ranges.space = space
+    table.ranges.hint_shift = 2 if space == PIO else 8
+    return table
+
+
+cdef RangeTable make_empty_table(SpaceId space):
+    cdef Slot nothing = Slot(0, NULL, NULL, NULL)  # so that a look-up need not ask whether there is a first range
+    return new_table(
+        space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), (<char *>&nothing)[:sizeof(Slot)], ()
+    )
+
+
+cdef RangeTable empty_pio_table = make_empty_table(PIO)
+cdef RangeTable empty_mmio_table = make_empty_table(MMIO)
+
+
+cdef RangeTable empty_table(SpaceId space):
+    """Return the table without ranges, which all managers share."""
+    return empty_pio_table if space == PIO else empty_mmio_table
+
+
+# ----------------------------------------------------------------------------- many look-ups at once
+
+
+cdef enum:
+    # Look-ups that are made in step: each waits for its memory, and so they wait together. Eight fill the registers.
+    LANES = 8
+
+
+cdef object unsigned_array(object values, str name):
+    """Return an array of unsigned integers as C-contiguous uint64; `TypeError` for another type."""
+    array = np.asarray(values)
+    if array.dtype.kind != "u":
+        raise TypeError(f"{name} must be an array of unsigned integers (uint64), not of {array.dtype}")
+    return np.ascontiguousarray(array, np.uint64).reshape(array.shape)
+
+
+cdef object find_ranges(RangeTable table, object addresses):
+    cdef object sought = unsigned_array(addresses, "addresses")
+    cdef object found = np.empty(sought.shape, np.intp)
+    cdef Py_buffer source, target
+    PyObject_GetBuffer(sought, &source, PyBUF_C_CONTIGUOUS)
+    try:
+        PyObject_GetBuffer(found, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        with nogil:
+            find_each(
+                &table.ranges,
+                <const uint64_t *>source.buf,
+                source.len // <Py_ssize_t>sizeof(uint64_t),
+                <Py_ssize_t *>target.buf,
+            )
+        PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    return found
+
+
+cdef void find_each(
+    const Ranges *ranges, const uint64_t *addresses, Py_ssize_t count, Py_ssize_t *indices
+) noexcept nogil:
+    """Bisect for LANES addresses in step, then for the rest one by one.
+
+    Bounds as in `last_base_at_or_below`, of which this is the same loop.
+    """
+    cdef const uint64_t *bases = ranges.bases
+    cdef size_t low[LANES]
+    cdef size_t remaining, half
+    cdef Py_ssize_t first = 0, lane
+    cdef const uint64_t *sought
+    while first + LANES <= count:
+        sought = addresses + first
+        for lane in range(LANES):
+            low[lane] = 0
+        remaining = ranges.count
+        while remaining > 1:
+            half = remaining >> 1
+            for lane in range(LANES):
+                low[lane] = low[lane] + half if bases[low[lane] + half] <= sought[lane] else low[lane]
+            remaining -= half
+        for lane in range(LANES):
+            indices[first + lane] = index_if_owner(ranges, low[lane], sought[lane])
+        first += LANES
+    for first in range(first, count):
+        indices[first] = index_if_owner(ranges, last_base_at_or_below(ranges, addresses[first]), addresses[first])
+
+
+cdef inline Py_ssize_t index_if_owner(const Ranges *ranges, size_t index, uint64_t address) noexcept nogil:
+    return <Py_ssize_t>index if ranges.bases[index] <= address <= ranges.slots[index].last else -1
+
+
+# ----------------------------------------------------------------------------- the pair of both spaces
+
+
+@cython.final
+cdef class IoTables:
+    """Both range tables of an `IoManager` at one moment, with its options. Immutable. Made by `IoManager.tables`.
+
+    Code that dispatches without the GIL holds one of these: see ``_bus.pxd``.
+
+    Attributes
+    ----------
+    generation : int
+        Number of changes that the manager had seen. The tables are current while the manager's number is the same.
+    """
+
+    def __cinit__(self):
+        # Python code can make one too: C code has to find it complete.
+        self.pio = empty_pio_table
+        self.mmio = empty_mmio_table
+        self.options.open_bus = -1
+
+
+set_public_name(IoTables, b"dbs_device.IoTables")
+
+
+# ----------------------------------------------------------------------------- the published pair
+
+
+cdef class PublishedTables:
+    """The pointer to the current pair of tables, which a change replaces in one step for both spaces."""
+
+    def __cinit__(self, *args, **kwargs):
+        self._tables = IoTables.__new__(IoTables)
+        dbs_generation_store(&self._generation, 0)
+        dbs_spinlock_init(&self._spinlock)
+
+    cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1:
+        """Replace the pair of tables by a new one."""
+        cdef IoTables old = self._tables
+        cdef IoTables new = IoTables.__new__(IoTables)
+        new.pio = pio
+        new.mmio = mmio
+        new.options = options
+        new.generation = old.generation + 1
+        with cython.critical_section(self):
+            dbs_spinlock_acquire(&self._spinlock)
+            self._tables = new
+            if old.pins != 0:
+                # The last call that uses the old pair without the GIL drops it: see `unpin`.
+                old.retired = True
+                Py_INCREF(old)
+            dbs_spinlock_release(&self._spinlock)
+        dbs_generation_store(&self._generation, new.generation)
+        return 0
+
+
+cdef PyObject *pin(PublishedTables published) noexcept nogil:
+    """Keep the current tables for a call without the GIL, which cannot take a reference to them."""
+    cdef PyObject *tables
+    dbs_spinlock_acquire(&published._spinlock)
+    tables = <PyObject *>published._tables
+    published._tables.pins = published._tables.pins + 1
+    dbs_spinlock_release(&published._spinlock)
+    return tables
+
+
+cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil:
+    cdef bint is_last_of_retired
+    dbs_spinlock_acquire(&published._spinlock)
+    (<IoTables>tables).pins = (<IoTables>tables).pins - 1
+    is_last_of_retired = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
+    dbs_spinlock_release(&published._spinlock)
+    if is_last_of_retired:
+        release_reference(tables)
+
+
+cdef void release_reference(PyObject *tables) noexcept with gil:
+    Py_DECREF(<object>tables)
+
+
+cdef PublishedTables published_tables_of(object manager):
+    """Return the tables of an `IoManager`, which the engine's modules do not import; `TypeError` for anything else."""
+    published = getattr(manager, "_published", None)
+    if not isinstance(published, PublishedTables):
+        raise TypeError(f"an IoManager is required, not {type(manager).__name__}")
+    return published
+
+
+cdef tuple mapped_ranges(list entries):
+    cdef RangeEntry entry
+    return tuple([MappedRange(space_of(entry.space), entry.base, entry.last, entry.device) for entry in entries])

@@ -1,0 +1,569 @@
+"""Changes of an `IoManager`: a transaction collects them, makes a new table of them, and publishes it."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from .access cimport address_of
+from .platform cimport set_public_name
+from .tables cimport (
+    MMIO,
+    PIO,
+    IoTables,
+    PublishedTables,
+    RangeEntry,
+    RangeTable,
+    Slot,
+    SpaceId,
+    check_device,
+    current_tables,
+    empty_table,
+    last_base_at_or_below,
+    mapped_ranges,
+    new_entry,
+    new_table,
+    published_tables_of,
+    slot_of,
+    space_id_of,
+    space_of,
+)
+
+import threading
+import weakref
+from random import getrandbits
+
+from ..errors import DeviceOverlapError, NoDeviceError, TransactionError
+from .address_map import trapped_ranges
+
+__all__ = ["Transaction"]
+
+
+cdef extern from "Python.h":
+    PyObject **PySequence_Fast_ITEMS(object tuple_or_list) noexcept
+
+
+# ----------------------------------------------------------------------------- the changes of one table
+
+
+@cython.final
+cdef class TableChanges:
+    """An immutable table, less some of its ranges, plus added ones.
+
+    The added ranges are kept in a treap: a binary search tree over their bases which is a heap over random priorities,
+    so that its expected depth is logarithmic whatever the order of arrival. The table itself is not copied before
+    `build`, which is O(ranges); everything else is O(log(ranges)).
+    """
+
+    def __cinit__(self):
+        self.removed = set()
+        self.added = [None]
+        self.node_count = 1
+        # Not the same each time: a guest that chooses its addresses must not be able to make the tree a list.
+        self.random_state = getrandbits(32) | 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.nodes)
+
+    # -- what is mapped
+
+    cdef RangeEntry overlapping(self, uint64_t base, uint64_t last):
+        """Return an entry that has an address of base..last, or None.
+
+        Ranges do not overlap each other, so that among the added ones only the last to begin at or below `last` can.
+        In the table, removed ones are passed over.
+        """
+        cdef uint32_t node = self.last_node_at_or_below(last)
+        cdef size_t index = last_base_at_or_below(&self.table.ranges, last)
+        if node != 0 and self.nodes[node].last >= base:
+            return <RangeEntry>self.added[node]
+        if self.table.ranges.count == 0 or self.table.ranges.bases[index] > last:
+            return None
+        while self.table.ranges.slots[index].last >= base:
+            if not self.is_removed(index):
+                return <RangeEntry>self.table.entries[index]
+            if index == 0:
+                return None
+            index -= 1
+        return None
+
+    cdef RangeEntry find(self, uint64_t address):
+        """Return the entry that owns an address, or None."""
+        return self.overlapping(address, address)
+
+    cdef RangeEntry exactly(self, uint64_t base, uint64_t last):
+        """Return the entry of just this range, or None."""
+        cdef RangeEntry entry = self.find(base)
+        if entry is not None and entry.base == base and entry.last == last:
+            return entry
+        return None
+
+    cdef bint is_removed(self, size_t index) except -1:
+        return len(self.removed) != 0 and index in self.removed
+
+    # -- changing it
+
+    cdef int add(self, RangeEntry entry) except -1:
+        """Add an entry that overlaps none."""
+        cdef uint32_t node = self.node_count
+        cdef uint32_t below, above, capacity
+        cdef Node *nodes
+        if node >= self.node_capacity:
+            capacity = max(16, self.node_capacity * 2)
+            nodes = <Node *>PyMem_Realloc(self.nodes, capacity * sizeof(Node))
+            if nodes == NULL:
+                raise MemoryError()
+            self.nodes = nodes
+            self.node_capacity = capacity
+        self.added.append(entry)
+        self.node_count += 1
+        # xorshift32 (Marsaglia, "Xorshift RNGs", 2003)
+        self.random_state ^= self.random_state << 13
+        self.random_state ^= self.random_state >> 17
+        self.random_state ^= self.random_state << 5
+        self.nodes[node] = Node(entry.base, entry.last, self.random_state, 0, 0)
+        self.split(self.root, entry.base, &below, &above)
+        self.root = self.merge(self.merge(below, node), above)
+        return 0
+
+    cdef int remove(self, RangeEntry entry) except -1:
+        """Remove an entry that `exactly` has returned."""
+        cdef uint32_t node = self.last_node_at_or_below(entry.base)
+        cdef uint32_t below, others, above, single
+        if node != 0 and self.added[node] is entry:
+            self.added[node] = None
+            self.split(self.root, entry.base, &below, &others)
+            # A range that begins at entry.last + 1 or above; at the very end of the space there is none.
+            if entry.last == <uint64_t>-1:
+                above = 0
+            else:
+                self.split(others, entry.last + 1, &single, &above)
+            self.root = self.merge(below, above)
+        else:
+            self.removed.add(last_base_at_or_below(&self.table.ranges, entry.base))
+        return 0
+
+    # -- the treap
+
+    cdef uint32_t last_node_at_or_below(self, uint64_t address) noexcept:
+        """Return the node with the greatest base that is not above `address`, or 0."""
+        cdef uint32_t node = self.root, found = 0
+        while node != 0:
+            if self.nodes[node].base <= address:
+                found = node
+                node = self.nodes[node].right
+            else:
+                node = self.nodes[node].left
+        return found
+
+    cdef void split(self, uint32_t root, uint64_t base, uint32_t *below, uint32_t *others) noexcept:
+        """Part a tree into the nodes with a base below `base`, and the others."""
+        cdef Node *node = &self.nodes[root]
+        if root == 0:
+            below[0] = others[0] = 0
+        elif node.base < base:
+            self.split(node.right, base, &node.right, others)
+            below[0] = root
+        else:
+            self.split(node.left, base, below, &node.left)
+            others[0] = root
+
+    cdef uint32_t merge(self, uint32_t below, uint32_t above) noexcept:
+        """Join two trees, all bases of the first being below those of the second."""
+        if below == 0:
+            return above
+        if above == 0:
+            return below
+        if self.nodes[below].priority > self.nodes[above].priority:
+            self.nodes[below].right = self.merge(self.nodes[below].right, above)
+            return below
+        self.nodes[above].left = self.merge(below, self.nodes[above].left)
+        return above
+
+    cdef int collect(self, uint32_t root, list entries) except -1:
+        if root != 0:
+            self.collect(self.nodes[root].left, entries)
+            entries.append(self.added[root])
+            self.collect(self.nodes[root].right, entries)
+        return 0
+
+    # -- the outcome
+
+    cdef list added_entries(self):
+        """Return the added entries, sorted by base."""
+        cdef list entries = []
+        self.collect(self.root, entries)
+        return entries
+
+    cdef list removed_entries(self):
+        """Return the entries of the table that were removed, sorted by base."""
+        return [self.table.entries[index] for index in sorted(self.removed)]
+
+    cdef RangeTable build(self):
+        """Return the changed table; the same one if nothing has changed."""
+        cdef list added = self.added_entries()
+        cdef size_t count
+        cdef TableWriter writer
+        cdef RangeEntry entry
+        cdef size_t done = 0, end
+        if not added and not self.removed:
+            return self.table
+        count = self.table.ranges.count + len(added) - len(self.removed)
+        if count == 0:
+            return empty_table(self.table.ranges.space)
+        writer = TableWriter(count, sorted(self.removed))
+        writer.source = self.table
+        for entry in added:
+            end = last_base_at_or_below(&self.table.ranges, entry.base)
+            if self.table.ranges.bases[end] <= entry.base and self.table.ranges.count != 0:
+                end += 1
+            writer.copy_kept(done, end)
+            writer.append(entry)
+            done = end
+        writer.copy_kept(done, self.table.ranges.count)
+        return new_table(self.table.ranges.space, count, writer.bases, writer.lasts, writer.slots, writer.entries)
+
+
+@cython.final
+cdef class TableWriter:
+    """Fills the memory of a new table from front to back."""
+
+    cdef RangeTable source
+    cdef bytes bases
+    cdef bytes lasts
+    cdef bytes slots
+    cdef tuple entries
+    cdef size_t written
+    cdef list removed
+    cdef size_t removed_passed
+
+    def __cinit__(self, size_t count, list removed):
+        self.bases = PyBytes_FromStringAndSize(NULL, 8 * count)
+        self.lasts = PyBytes_FromStringAndSize(NULL, 8 * count)
+        self.slots = PyBytes_FromStringAndSize(NULL, sizeof(Slot) * count)
+        self.entries = PyTuple_New(count)
+        self.removed = removed
+
+    cdef int append(self, RangeEntry entry) except -1:
+        (<uint64_t *>PyBytes_AS_STRING(self.bases))[self.written] = entry.base
+        (<uint64_t *>PyBytes_AS_STRING(self.lasts))[self.written] = entry.last
+        (<Slot *>PyBytes_AS_STRING(self.slots))[self.written] = slot_of(entry)
+        Py_INCREF(entry)  # PyTuple_SET_ITEM takes over a reference
+        PyTuple_SET_ITEM(self.entries, self.written, entry)
+        self.written += 1
+        return 0
+
+    cdef int copy_kept(self, size_t begin, size_t end) except -1:
+        """Copy the ranges begin..end - 1 of the source that are not removed."""
+        cdef size_t removed
+        while self.removed_passed < <size_t>len(self.removed):
+            removed = self.removed[self.removed_passed]
+            if removed >= end:
+                break
+            self.copy(begin, removed)
+            begin = removed + 1
+            self.removed_passed += 1
+        self.copy(begin, end)
+        return 0
+
+    cdef void copy(self, size_t begin, size_t end) noexcept:
+        cdef const Slot *slot = self.source.ranges.slots + begin
+        cdef const Slot *slot_end = self.source.ranges.slots + end
+        cdef PyObject **entry = PySequence_Fast_ITEMS(self.source.entries) + begin
+        cdef uint64_t *last = <uint64_t *>PyBytes_AS_STRING(self.lasts) + self.written
+        memcpy(PyBytes_AS_STRING(self.bases) + 8 * self.written, self.source.ranges.bases + begin, 8 * (end - begin))
+        memcpy(
+            PyBytes_AS_STRING(self.slots) + sizeof(Slot) * self.written, slot, sizeof(Slot) * (end - begin)
+        )
+        while slot < slot_end:
+            last[0] = slot.last
+            last += 1
+            Py_INCREF(<object>entry[0])
+            PyTuple_SET_ITEM(self.entries, self.written, <object>entry[0])
+            entry += 1
+            self.written += 1
+            slot += 1
+
+
+cdef TableChanges changes_of(RangeTable table):
+    """Begin to collect changes of `table`."""
+    cdef TableChanges changes = TableChanges.__new__(TableChanges)
+    changes.table = table
+    return changes
+
+
+# ----------------------------------------------------------------------------- transactions
+
+
+cdef class ManagerState(PublishedTables):
+    """The state of an `IoManager`: its tables, the lock of its writers, and the callbacks of `on_change`."""
+
+    def __cinit__(self):
+        self.writer_lock = threading.Lock()
+        self.thread_exit_guard = threading.local()
+        self.callbacks = {}
+
+
+cdef list new_entries(object device, object resources):
+    """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
+    check_device(device)
+    return [new_entry(<SpaceId><int>space, base, last, device) for space, base, last in trapped_ranges(resources)]
+
+
+cdef Transaction begin_transaction(object manager):
+    """Take the writer lock and begin to collect changes: see `IoManager.begin_tx`."""
+    cdef ManagerState state = published_tables_of(manager)
+    cdef unsigned long thread = <unsigned long>PyThread_get_thread_ident()
+    cdef Transaction transaction
+    cdef CancelAtThreadExit guard
+    cdef IoTables tables
+    if state.writer == thread:
+        raise TransactionError(
+            "this thread has a transaction open on this IoManager: make the change in it, or finish it first"
+        )
+    transaction = Transaction.__new__(Transaction)
+    guard = CancelAtThreadExit.__new__(CancelAtThreadExit)
+    guard.transaction = weakref.ref(transaction)
+    state.writer_lock.acquire()
+    state.writer = thread
+    transaction._manager = manager
+    transaction._state = state
+    transaction._thread = thread
+    transaction._open = True
+    tables = current_tables(<PyObject *>state)
+    transaction._pio = changes_of(tables.pio)
+    transaction._mmio = changes_of(tables.mmio)
+    state.thread_exit_guard.guard = guard
+    return transaction
+
+
+@cython.final
+cdef class CancelAtThreadExit:
+    """Is in a thread's local storage, and is destroyed with it."""
+
+    cdef object transaction
+
+    def __del__(self):
+        cdef Transaction transaction = self.transaction()
+        if transaction is not None and transaction._open:
+            transaction.finish()
+
+
+@cython.final
+cdef class Transaction:
+    """Changes of an `IoManager` that take effect together. Made by `IoManager.begin_tx`.
+
+    While it is open, no other thread can change the manager. Accesses go on with the ranges that were there before.
+    Every method raises `TransactionError` when the transaction is finished, or on another thread than the one that
+    began it. As a context manager it commits at the end of the block, and cancels if the block raises.
+    """
+
+    def __init__(self):
+        raise TypeError("a Transaction is made by IoManager.begin_tx()")
+
+    def __del__(self):
+        if self._open:
+            self.finish()
+
+    @property
+    def manager(self):
+        """IoManager : the manager that is changed."""
+        return self._manager
+
+    cdef int check_open(self) except -1:
+        if self._thread != <unsigned long>PyThread_get_thread_ident():
+            raise TransactionError("the transaction belongs to another thread")
+        if not self._open:
+            raise TransactionError("the transaction is finished")
+        return 0
+
+    cdef int finish(self) except -1:
+        """Drop the changes. Done by the thread that began it, or by the end of that thread or of the transaction."""
+        self._open = False
+        self.release_writer_lock()
+        self.forget_changes()
+        return 0
+
+    cdef void forget_changes(self) noexcept:
+        """Keep no device alive for the sake of a transaction that is finished."""
+        self._pio = None
+        self._mmio = None
+
+    cdef int release_writer_lock(self) except -1:
+        self._state.writer = 0
+        self._state.writer_lock.release()
+        return 0
+
+    cdef TableChanges changes(self, SpaceId space):
+        return self._pio if space == PIO else self._mmio
+
+    cdef int add_entries(self, list entries) except -1:
+        """Add all entries or none."""
+        cdef RangeEntry entry, other
+        cdef TableChanges changes
+        cdef list added = []
+        for entry in entries:
+            changes = self.changes(entry.space)
+            other = changes.overlapping(entry.base, entry.last)
+            if other is not None:
+                for done in added:
+                    self.changes((<RangeEntry>done).space).remove(done)
+                raise DeviceOverlapError(
+                    space_of(entry.space), entry.base, entry.last, entry.device, other.base, other.last, other.device
+                )
+            changes.add(entry)
+            added.append(entry)
+        return 0
+
+    cdef int remove_ranges(self, list ranges) except -1:
+        """Remove the entries of all ranges (space, base, last) or of none."""
+        cdef RangeEntry entry
+        cdef TableChanges changes
+        cdef set entries = set()
+        for space, base, last in ranges:
+            changes = self.changes(<SpaceId><int>space)
+            entry = changes.exactly(base, last)
+            if entry is None or entry in entries:
+                entry = None if entry is not None else changes.overlapping(base, last)
+                owner = None if entry is None else (entry.base, entry.last, entry.device)
+                raise NoDeviceError(space, base, last - base + 1, owner, exact=True)
+            entries.add(entry)
+        for entry in entries:
+            self.changes(entry.space).remove(entry)
+        return 0
+
+    def register_device_io(self, device, resources):
+        """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
+
+        Overlaps are noticed now. O(log(ranges)) for each range.
+
+        Parameters
+        ----------
+        device : DeviceIo
+            The device.
+        resources : iterable of Resource
+            Those that are neither ports nor MMIO are passed over.
+
+        Raises
+        ------
+        DeviceOverlapError, InvalidRangeError, TypeError
+            As for `IoManager.register_device_io`. Nothing of this call is then kept; the transaction goes on.
+        TransactionError
+            The transaction is finished, or belongs to another thread.
+        """
+        self.check_open()
+        entries = new_entries(device, resources)
+        self.check_open()  # again: the resources may be a generator, which can have finished the transaction
+        self.add_entries(entries)
+
+    def unregister_device_io(self, resources):
+        """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.
+
+        O(log(ranges)) for each range.
+
+        Parameters
+        ----------
+        resources : iterable of Resource
+            Each range has to be registered, or added in this transaction, with the same base and size.
+
+        Raises
+        ------
+        NoDeviceError, InvalidRangeError, TypeError
+            As for `IoManager.unregister_device_io`. Nothing of this call is then kept; the transaction goes on.
+        TransactionError
+            The transaction is finished, or belongs to another thread.
+        """
+        self.check_open()
+        ranges = trapped_ranges(resources)
+        self.check_open()
+        self.remove_ranges(ranges)
+
+    def find(self, space, addr):
+        """Return the device that will own an address when the transaction is committed. O(log(ranges)).
+
+        Parameters
+        ----------
+        space : Space or {"MMIO", "PIO"}
+            The space of the address; `ValueError` for anything else.
+        addr : int
+            The address or port.
+
+        Returns
+        -------
+        DeviceIo or None
+            The owner.
+        """
+        cdef SpaceId space_id = space_id_of(space)
+        cdef RangeEntry entry
+        self.check_open()
+        entry = self.changes(space_id).find(address_of(addr, space_id))
+        return None if entry is None else entry.device
+
+    def commit(self):
+        """Make all changes effective at once, on both buses, and let other writers in. O(ranges)."""
+        cdef IoTables tables
+        cdef RangeTable pio, mmio
+        self.check_open()
+        self._open = False  # now: the garbage collector may run a finalizer that uses this transaction
+        try:
+            tables = current_tables(<PyObject *>self._state)
+            pio = self._pio.build()
+            mmio = self._mmio.build()
+            is_change = pio is not tables.pio or mmio is not tables.mmio
+            if is_change:
+                self._state.publish(pio, mmio, tables.options)
+        finally:
+            self.release_writer_lock()
+        try:
+            if is_change and self._state.callbacks:
+                notify(self._state, self)
+        finally:
+            self.forget_changes()
+
+    def cancel(self):
+        """Drop all changes, and let other writers in."""
+        self.check_open()
+        self.finish()
+
+    def __enter__(self):
+        self.check_open()
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        if not self._open:
+            return
+        if exception_type is None:
+            self.commit()
+        else:
+            self.cancel()
+
+
+cdef int notify(ManagerState state, Transaction transaction) except -1:
+    """Tell all callbacks what a transaction has changed."""
+    cdef list errors = []
+    added = mapped_ranges(transaction._mmio.added_entries() + transaction._pio.added_entries())
+    removed = mapped_ranges(transaction._mmio.removed_entries() + transaction._pio.removed_entries())
+    for token, reference in list(state.callbacks.items()):
+        if token not in state.callbacks:
+            continue  # unsubscribed by one of those before it
+        callback = reference()
+        if callback is None:
+            state.callbacks.pop(token, None)
+            continue
+        try:
+            callback(added, removed)
+        except BaseException as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BaseExceptionGroup("callbacks of IoManager.on_change failed", errors)
+    return 0
+
+
+set_public_name(Transaction, b"dbs_device.Transaction")
