@@ -2,15 +2,20 @@
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer
 
 # Line tracing for coverage of the .pyx files: see "Coverage" in docs/development.md.
 TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
 # `make annotate`: pages that show what Cython made of each line.
 ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
+
+SOURCES = sorted(Path("dbs_device").rglob("*.pyx"))
 
 compile_args = (
     ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-g0", "-std=c11"]
@@ -19,22 +24,45 @@ macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TR
 
 extensions = [
     Extension(
-        ".".join(path.with_suffix("").parts),
-        [str(path)],
+        ".".join(source.with_suffix("").parts),
+        [str(source)],
         extra_compile_args=compile_args,
         define_macros=macros,
         include_dirs=["dbs_device"],
         depends=["dbs_device/dbs_device.h"],
     )
-    for path in [Path("dbs_device/_bus.pyx"), *sorted(Path("dbs_device/_engine").glob("*.pyx"))]
+    for source in SOURCES
 ]
 
+
+class IncrementalBuild(build_ext):
+    """Compiles only what has changed, in an editable install too."""
+
+    def finalize_options(self):
+        """Keep what is built in place in a directory of its own.
+
+        By default, an editable install gets a new one each time, and ``build_ext --inplace`` shares one with wheels,
+        which would then hold modules that no longer exist.
+        """
+        super().finalize_options()
+        if self.inplace:
+            self.build_lib = self.build_temp = str(Path("build", f"inplace-{sysconfig.get_config_var('SOABI')}"))
+
+
+def settings_have_changed() -> bool:
+    """Return whether this file, with the compiler directives, is newer than C that was made before."""
+    made = [c for source in SOURCES if (c := source.with_suffix(".c")).exists()]
+    return any(newer(__file__, c) for c in made)
+
+
 setup(
+    cmdclass={"build_ext": IncrementalBuild},
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         annotate=ANNOTATE,
-        force=ANNOTATE,  # an up-to-date C file would not be written again, nor its page
+        # An up-to-date C file would not be written again, nor its page.
+        force=ANNOTATE or settings_have_changed(),
         compiler_directives={
             "language_level": 3,
             # Plain C functions as methods: a quarter of the cost of a small call.

@@ -1,6 +1,17 @@
 """A device-model engine for emulators and virtual machine monitors: see the README, and `IoManager` to begin with."""
 
-from ._engine.tables import IoTables  # first: `_bus` takes this type from here
+try:
+    from ._engine.tables import IoTables  # first: `_bus` takes this type from here
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith(f"{__name__}."):
+        raise
+    # Python searches the current directory first: in a clone, its sources hide the package that pip installed.
+    raise ImportError(
+        f"{__path__[0]} is a source folder, and is not compiled for this Python: to use the installed dbs-device, run "
+        "from another directory; to use this source, run `pip install -e .` or `python setup.py build_ext --inplace`",
+        name=error.name,
+        path=__path__[0],
+    ) from None
 
 # isort: split
 from ._bus import ABI_VERSION, IoManager

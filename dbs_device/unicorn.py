@@ -41,11 +41,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from unicorn import unicorn_const as const
-from unicorn import x86_const
+try:
+    from unicorn import unicorn_const as const
+    from unicorn import x86_const
 
-# `uclib` has no public name. `UcError` is that of `unicorn`, whose re-exports type checkers reject.
-from unicorn.unicorn_py3.unicorn import UcError, uclib
+    # `uclib` has no public name. `UcError` is that of `unicorn`, whose re-exports type checkers reject.
+    from unicorn.unicorn_py3.unicorn import UcError, uclib
+except ModuleNotFoundError as error:
+    if error.name != "unicorn":
+        raise
+    raise ImportError(
+        "dbs_device.unicorn needs the package unicorn: pip install 'dbs-device[unicorn]'", name="unicorn"
+    ) from None
 
 from ._bus import IoManager
 from ._engine.address_map import MappedRange
