@@ -17,8 +17,8 @@ import compiled
 import numpy as np
 from peers import lookups, native
 
-from dbs_device import IoManager, Resource
-from dbs_device.trace import Space, Trace
+from dbs_device import IoManager, Resource, Space
+from dbs_device.trace import Trace
 from suites import workloads
 from suites.harness import Case, Plan, Timer, statement_timer
 from suites.workloads import IdleDevice
