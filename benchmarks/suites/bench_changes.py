@@ -101,7 +101,8 @@ def prepare_memory(count: int) -> Timer:
 
 
 def prepare_import(statement: str) -> Timer:
-    command = [sys.executable, "-c", statement]
+    # -P: from the sources' folder, which has a dbs_device too, it is the installed one that is imported.
+    command = [sys.executable, "-P", "-c", statement]
     return statement_timer("run(command, check=True)", clock=time.perf_counter, run=subprocess.run, command=command)
 
 
