@@ -4,8 +4,7 @@ Every suite is run several times, one round after the other; a round is one pype
 (``measure.py``). What is written into bench-report/:
 
     results.json    pyperf's format: `python -m pyperf compare_to before/results.json after/results.json`
-    report.md       the tables and plots
-    summary.md      the headline numbers; --publish copies them and three plots to docs/benchmarks
+    report.md       the headline numbers, tables and plots
     *.png           the plots
 """
 
@@ -118,7 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("bench-report"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--again", action="store_true", help="write the report of the results that are in DIR")
     parser.add_argument("--targets", action="store_true", help="show which targets are reached")
-    parser.add_argument("--publish", action="store_true", help="copy the summary to docs/benchmarks")
+    parser.add_argument(
+        "--publish", action="store_true", help="write the headline numbers and three plots to docs/benchmarks"
+    )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.suites if name not in SUITES]:
         parser.error(f"no such suite: {', '.join(unknown)}")
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         show(console, "Targets", targets.COLUMNS, [outcome.row() for outcome in targets.outcomes(results)])
     console.print(f"{report}, {results_path}")
     if options.publish:
-        pages.publish(options.output, PUBLISHED)
+        pages.publish(results, options.output, PUBLISHED)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -366,7 +366,9 @@ HEADLINE_COLUMNS = ("", "dbs_device", "in its place", "faster")
 # ----------------------------------------------------------------------------- the pages
 
 
-def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
 
@@ -408,7 +410,7 @@ def summary(results: Results) -> str:
 
 
 def write(folder: Path, results: Results) -> Path:
-    """Write the report of some results and their summary into a folder, and return the path of the report."""
+    """Write the report of some results into a folder, and return its path."""
     lines = [
         "# Benchmarks",
         "",
@@ -420,12 +422,11 @@ def write(folder: Path, results: Results) -> Path:
     ]
     path = folder / "report.md"
     path.write_text("\n".join(lines))
-    (folder / "summary.md").write_text(summary(results))
     return path
 
 
-def publish(folder: Path, destination: Path) -> None:
-    """Copy the summary of a report and its plots to where they are tracked."""
-    shutil.copy(folder / "summary.md", destination / "README.md")
+def publish(results: Results, folder: Path, destination: Path) -> None:
+    """Write the summary, and copy its plots from the folder of the report."""
+    (destination / "README.md").write_text(summary(results))
     for plot in SUMMARY_PLOTS:
         shutil.copy(folder / plot, destination / plot)
