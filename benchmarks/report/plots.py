@@ -12,7 +12,6 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from report.results import format_number
@@ -36,11 +35,6 @@ def style_of(index: int) -> dict[str, Any]:
     }
 
 
-def number_ticks(axis: Axis) -> None:
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
 def draw_lines(tables: Mapping[str, Table], path: Path, title: str) -> None:
     """Draw a panel for each table, in it a curve for each row over the columns, which are numbers. Ours is first."""
     columns = min(3, len(tables))
@@ -58,7 +52,8 @@ def draw_lines(tables: Mapping[str, Table], path: Path, title: str) -> None:
         axis.set(xscale="log", yscale="log", xlabel="ranges")
         ticks = sorted({int(column) for row in table.values() for column in row})
         axis.set_xticks(ticks, map(str, ticks), fontsize=8)
-        number_ticks(axis.yaxis)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.minorticks_off()
         axis.set_title(panel, fontsize=10)
         axis.grid(True, which="major", alpha=0.3)
@@ -93,16 +88,15 @@ def draw_bars(tables: Mapping[str, Table], path: Path, title: str) -> None:
             labels = ["" if math.isnan(cost) else format_number(cost) for cost in costs]
             axis.bar_label(bars, labels, padding=2, fontsize=7)
             axis.set_xscale("log")
+            axis.xaxis.set_visible(False)  # the bars have their numbers
             axis.tick_params(labelsize=8)
-            number_ticks(axis.xaxis)
-            axis.minorticks_off()
             axis.margins(x=0.2)
             axis.set_title(f"{column} {name}".strip(), fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
+            axis.spines[["top", "right", "bottom"]].set_visible(False)
         axes[0].invert_yaxis()
         for axis in axes[len(present) :]:
             axis.axis("off")
-    save(figure, path, f"{title}, ns for one")
+    save(figure, path, f"{title}, ns for one, logarithmic")
 
 
 def save(figure: Any, path: Path, title: str) -> None:
