@@ -57,7 +57,7 @@ def test_directory() -> None:
 
 
 def test_file_name_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"^fw_cfg takes file names of less than 56 bytes, not 'x{56}'$"):
+    with pytest.raises(ValueError, match=r"^a file name must have less than 56 bytes, not 'x{56}'$"):
         FwCfg().add_file("x" * 56, b"")
 
 
