@@ -7,17 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .._bus import IoManager
-from ..device import DeviceIo
-from ..errors import TransactionError
-from ..resources import Resource
-from .public import exported_from
-from .transactions import Transaction
+from ._bus import IoManager
+from ._engine.transactions import Transaction
+from .device import DeviceIo
+from .errors import TransactionError
+from .resources import Resource
 
 __all__ = ["DeviceManagerContext", "IoManagerContext"]
 
 
-@exported_from("dbs_device.device_manager")
 class IoManagerContext(ABC):
     """Transactions on the bus: changes that take effect together, or not at all.
 
@@ -88,7 +86,6 @@ class IoManagerContext(ABC):
         """
 
 
-@exported_from("dbs_device.device_manager")
 class DeviceManagerContext(IoManagerContext):
     """The `IoManagerContext` of an `IoManager`.
 
