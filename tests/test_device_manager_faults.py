@@ -63,7 +63,9 @@ class FaultyContext(DeviceManagerContext):
     def cancel_tx(self, ctx: Any) -> None:
         self._run("cancel_tx", ctx)
 
-    def register_device_io(self, ctx: Any, device: DeviceIo, resources: Iterable[Resource]) -> None:
+    def register_device_io(
+        self, ctx: Any, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
+    ) -> None:
         self._run("register_device_io", ctx, device, resources)
 
     def unregister_device_io(self, ctx: Any, resources: Iterable[Resource]) -> None:
