@@ -32,7 +32,7 @@ def main():
 
     missing = [each for each in requirements(project, names) if each not in record["requirements"]]
     if missing:
-        say("installing " + ", ".join(re.match(r"[\w-]+", each)[0] for each in missing))
+        say("installing " + ", ".join(sorted({re.match(r"[\w-]+", each)[0] for each in missing})))
         run([*pip_install, *missing], shown=r" *(Downloading|Using cached)")
         record["requirements"] += missing
 
