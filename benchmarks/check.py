@@ -1,8 +1,9 @@
-"""Compares the instructions that the hot operations take with those of the last time: `python benchmarks/check.py`.
+"""Compares the instructions of the hot operations with the baseline: `python benchmarks/check.py [--update]`.
 
 The counts come from callgrind and repeat to the instruction, so that noise cannot hide a regression nor pretend one.
-``baseline.json`` holds them for each CPython minor version, compiler major version and architecture; where it holds
-none, the counts are shown and nothing fails. ``--update`` writes the counts of this machine into it.
+``instructions/baseline.json`` holds them for each CPython minor version, compiler major version and architecture; where
+it holds none, the counts are shown and nothing fails. ``--update`` writes the counts of this machine into it.
+``--functions REGEX`` shows where the instructions of an operation go instead.
 
 What the package's own compiled code takes is compared always. The total, with CPython's part in it, is compared where
 the interpreter is the very build that the baseline was made with.
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +23,16 @@ import sysconfig
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import counting
+from instructions import callgrind
+from instructions.callgrind import Profile
+from rich.console import Console
+from rich.table import Table
 
-BASELINE = Path(__file__).resolve().with_name("baseline.json")
+BASELINE = Path(__file__).resolve().parent / "instructions" / "baseline.json"
 # Of the count. The memory allocator of CPython has good and bad days, which last as long as the code stays the same.
 TOLERANCES = {"engine": 0.01, "total": 0.03}
 ALLOWED = 1.0  # instructions, where that is more
+LARGEST = 12  # functions shown of an operation
 
 
 class Comparison(NamedTuple):
@@ -74,11 +80,11 @@ def interpreter() -> str:
     return f"{platform.python_version()} ({', '.join(platform.python_build())}) {platform.python_compiler()}"
 
 
-def counts() -> dict[str, dict[str, float]]:
+def counts(profiles: dict[str, Profile]) -> dict[str, dict[str, float]]:
     """Return by operation the instructions in our code and in all."""
     return {
-        name: {"engine": round(profile.engine(), 2), "total": round(profile.total(), 2)}
-        for name, profile in counting.count_operations().items()
+        name: {"engine": round(profile.engine, 2), "total": round(profile.total, 2)}
+        for name, profile in profiles.items()
     }
 
 
@@ -93,15 +99,25 @@ def compare(baseline: dict[str, Any] | None, measured: dict[str, dict[str, float
     ]
 
 
-def render(comparisons: list[Comparison]) -> str:
-    width = max(len(each.operation) for each in comparisons)
-    lines = [f"{'instructions for each':{width}}  part      baseline        now    change"]
+def table_of(comparisons: list[Comparison]) -> Table:
+    table = Table("instructions for each", "part", box=None)
+    for heading in ("baseline", "now", "change"):
+        table.add_column(heading, justify="right")
+    table.add_column()
     for each in comparisons:
-        before = f"{each.before:10.1f}" if each.before is not None else "         -"
-        verdict = "  WORSE" if each.is_worse else "  better" if each.is_better else ""
-        change = f"{each.change:+10.1f}" if each.before is not None else "         -"
-        lines.append(f"{each.operation:{width}}  {each.part:6}  {before} {each.now:10.1f}{change}{verdict}")
-    return "\n".join(lines)
+        before, change = ("", "") if each.before is None else (f"{each.before:.1f}", f"{each.change:+.1f}")
+        verdict = "WORSE" if each.is_worse else "better" if each.is_better else ""
+        table.add_row(each.operation, each.part, before, f"{each.now:.1f}", change, verdict)
+    return table
+
+
+def functions_of(name: str, profile: Profile) -> Table:
+    table = Table("function, without what it calls", box=None, title=name, title_justify="left")
+    table.add_column("instructions", justify="right")
+    for function, count in profile.largest(LARGEST):
+        table.add_row(str(function), f"{count:.1f}")
+    table.add_row("all others", f"{profile.total - sum(count for _, count in profile.largest(LARGEST)):.1f}")
+    return table
 
 
 def load_baselines() -> dict[str, Any]:
@@ -116,31 +132,39 @@ def update(baselines: dict[str, Any], measured: dict[str, dict[str, float]]) -> 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Count the instructions of the hot operations.")
     parser.add_argument("--update", action="store_true", help="write the counts into baseline.json")
+    parser.add_argument("--functions", metavar="REGEX", help="show the functions of the operations that it matches")
     options = parser.parse_args(arguments)
-    if counting.valgrind() is None:
-        print("valgrind is not installed: instructions are not counted.")
+    console = Console(width=110, highlight=False)
+    if callgrind.valgrind() is None:
+        console.print("valgrind is not installed: instructions are not counted.")
         return 0
-    baselines, measured = load_baselines(), counts()
+    profiles = callgrind.count_operations()
+    if options.functions is not None:
+        for name, profile in profiles.items():
+            if re.search(options.functions, name):
+                console.print(functions_of(name, profile), "")
+        return 0
+    baselines, measured = load_baselines(), counts(profiles)
     baseline = baselines.get(key())
     comparisons = compare(baseline, measured, interpreter())
-    print(render(comparisons))
+    console.print(table_of(comparisons), "")
     if options.update:
         update(baselines, measured)
-        print(f"\nWritten to {BASELINE.name} as {key()}.")
+        console.print(f"Written to {BASELINE.name} as {key()}.")
         return 0
     if baseline is None:
-        print(f"\n{BASELINE.name} has no counts for {key()}: nothing is compared. --update writes them.")
+        console.print(f"{BASELINE.name} has no counts for {key()}: nothing is compared. --update writes them.")
         return 0
     if baseline["interpreter"] != interpreter():
-        print(f"\nTotals are not compared: the baseline was made with CPython {baseline['interpreter']}.")
+        console.print(f"Totals are not compared: the baseline was made with CPython {baseline['interpreter']}.")
     missing = sorted(baseline["operations"].keys() - measured.keys())
     if missing:
-        print(f"\nIn the baseline, but not counted: {', '.join(missing)}. --update drops them.")
+        console.print(f"In the baseline, but not counted: {', '.join(missing)}. --update drops them.")
     worse = [each for each in comparisons if each.is_worse]
     if worse:
-        print("\nMore instructions than before. If that is meant to be: python benchmarks/check.py --update")
+        console.print("More instructions than before. If that is intended: python benchmarks/check.py --update")
     elif any(each.is_better for each in comparisons):
-        print("\nFewer instructions than before: --update keeps it so.")
+        console.print("Fewer instructions than before: --update lowers the baseline.")
     return 1 if worse or missing else 0
 
 

@@ -3,7 +3,7 @@ from typing import Any, ClassVar, Final, Literal, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from ._engine.address_map import MappedRange
 from ._engine.bus_view import Bus
@@ -16,6 +16,7 @@ __all__ = ["ABI_VERSION", "IoManager"]
 
 ABI_VERSION: Final[int]
 
+@disjoint_base
 class IoManager:
     def __init__(
         self,

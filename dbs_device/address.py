@@ -86,7 +86,14 @@ class IoAddress(_FixedWidthInt):
     Parameters
     ----------
     value : int
-        0 .. 2**64 - 1; `ValueError` outside of it, `TypeError` if it is no integer.
+        0..2**64 - 1.
+
+    Raises
+    ------
+    TypeError
+        `value` is not an integer.
+    ValueError
+        `value` does not fit.
 
     Examples
     --------
@@ -106,7 +113,14 @@ class IoSize(_FixedWidthInt):
     Parameters
     ----------
     value : int
-        0 .. 2**64 - 1; `ValueError` outside of it, `TypeError` if it is no integer.
+        0..2**64 - 1.
+
+    Raises
+    ------
+    TypeError
+        `value` is not an integer.
+    ValueError
+        `value` does not fit.
     """
 
     __slots__ = ()
@@ -119,8 +133,14 @@ class PioAddress(_FixedWidthInt):
     Parameters
     ----------
     value : int
-        0 .. 0xFFFF; `ValueError` outside of it, `TypeError` if it is no integer. Made from an `IoAddress` it is the
-        crate's `PioAddress::try_from`.
+        0..0xFFFF. With an `IoAddress`, this is the crate's `PioAddress::try_from`.
+
+    Raises
+    ------
+    TypeError
+        `value` is not an integer.
+    ValueError
+        `value` does not fit.
 
     Examples
     --------
@@ -139,8 +159,14 @@ class PioSize(_FixedWidthInt):
     Parameters
     ----------
     value : int
-        0 .. 0xFFFF, as in the crate; `ValueError` outside of it, `TypeError` if it is no integer. The whole space,
-        0x10000 ports, is a size that resources take as a plain int.
+        0..0xFFFF, as in the crate. Resources also take the size of the whole space, 0x10000 ports, as a plain int.
+
+    Raises
+    ------
+    TypeError
+        `value` is not an integer.
+    ValueError
+        `value` does not fit.
     """
 
     __slots__ = ()

@@ -157,22 +157,46 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
             yield self._device
 
     def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Call the inner device's `read` with the lock held, and propagate its exceptions."""
+        """Call the inner device's `read` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
         with self._lock:
             self._device.read(base, offset, data)
 
     def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Call the inner device's `write` with the lock held, and propagate its exceptions."""
+        """Call the inner device's `write` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
         with self._lock:
             self._device.write(base, offset, data)
 
     def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Call the inner device's `pio_read` with the lock held, and propagate its exceptions."""
+        """Call the inner device's `pio_read` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
         with self._lock:
             self._device.pio_read(base, offset, data)
 
     def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Call the inner device's `pio_write` with the lock held, and propagate its exceptions."""
+        """Call the inner device's `pio_write` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
         with self._lock:
             self._device.pio_write(base, offset, data)
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
 from ._engine.address_map import trapped_ranges
-from ._engine.context import DeviceManagerContext, IoManagerContext
 from ._engine.transactions import Transaction
+from .context import DeviceManagerContext, IoManagerContext
 from .device import DeviceIo, DeviceIoMut, Mutex
 from .errors import (
     DuplicateDeviceError,

@@ -62,7 +62,7 @@ class NoDeviceError(DeviceModelError, LookupError):
 
     Parameters
     ----------
-    space : Space or {"MMIO", "PIO"}
+    space : Space
         The I/O space.
     address : int
         First address (or port) of the access or the range.
@@ -77,19 +77,19 @@ class NoDeviceError(DeviceModelError, LookupError):
     Attributes
     ----------
     space, address, size, owner, exact
-        The parameters; `space` as a `Space`.
+        The parameters.
     """
 
     def __init__(
         self,
-        space: Space | str,
+        space: Space,
         address: int,
         size: int | None = None,
         owner: tuple[int, int, object] | None = None,
         exact: bool = False,
     ) -> None:
-        self.space = Space(space)
-        super().__init__(self.space, address, size, owner, exact)
+        self.space = space
+        super().__init__(space, address, size, owner, exact)
         self.address = address
         self.size = size
         self.owner = owner
@@ -115,7 +115,7 @@ class DeviceOverlapError(DeviceModelError, ValueError):
 
     Parameters
     ----------
-    space : Space or {"MMIO", "PIO"}
+    space : Space
         The I/O space.
     base, last : int
         The rejected range, inclusive.
@@ -129,12 +129,12 @@ class DeviceOverlapError(DeviceModelError, ValueError):
     Attributes
     ----------
     space, base, last, device, other_base, other_last, other_device
-        The parameters; `space` as a `Space`.
+        The parameters.
     """
 
     def __init__(
         self,
-        space: Space | str,
+        space: Space,
         base: int,
         last: int,
         device: object,
@@ -142,8 +142,8 @@ class DeviceOverlapError(DeviceModelError, ValueError):
         other_last: int,
         other_device: object,
     ) -> None:
-        self.space = Space(space)
-        super().__init__(self.space, base, last, device, other_base, other_last, other_device)
+        self.space = space
+        super().__init__(space, base, last, device, other_base, other_last, other_device)
         self.base = base
         self.last = last
         self.device = device

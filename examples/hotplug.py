@@ -273,7 +273,7 @@ def main() -> None:
     timer = Timer("timer", itertools.count(1))
     timer_base = first_mmio(vmm.plug("timer", timer))
     disk_base = first_mmio(vmm.plug("disk", disk))
-    print(f"\n{vmm.io.map()}")
+    print(f"\n{vmm.io.format_map()}")
 
     print("\n3. The guest runs, on a thread of its own.")
     guest = Guest(vmm.io, timer_base, disk_base)

@@ -1,8 +1,17 @@
-"""What all tests share: properties are tried on the same examples in every run, and without a clock."""
+"""Fixtures of the tests of the package."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+import sys
+from collections.abc import Iterator
 
-settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
-settings.load_profile("repeatable")
+import pytest
+
+
+@pytest.fixture
+def impatient_interpreter() -> Iterator[None]:
+    """Have threads take turns as often as they can; without a GIL this changes nothing."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)

@@ -1,4 +1,4 @@
-"""What several test files need: the two address spaces as values, a device that remembers, and threads that report."""
+"""Shared by several test files: the two address spaces as values, devices, and threads that report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dbs_device import Bus, DeviceIo, IoAddress, IoManager, PioAddress, Resource
+import pytest
+
+from dbs_device import Bus, DeviceIo, IoAddress, IoManager, Mutex, PioAddress, Resource
 
 DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
+ENOUGH_TO_GO_WRONG = 0.03  # seconds in which a thread that should wait would go wrong
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Space:
 MMIO = Space("MMIO", 2**64 - 1, (1, 2, 4, 8), Resource.MmioAddressRange, IoAddress)
 PIO = Space("PIO", 0xFFFF, (1, 2, 4), Resource.PioAddressRange, PioAddress)
 SPACES = [MMIO, PIO]
+each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ ACCESSES = [
 ]
 READS = [access for access in ACCESSES if access.reads]
 WRITES = [access for access in ACCESSES if not access.reads]
+each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
 
 
 class Recorder(DeviceIo):
@@ -150,7 +155,7 @@ def ranges_of(bus: Bus) -> list[tuple[int, int]]:
 
 
 class Worker(threading.Thread):
-    """A thread that begins at once; `result` waits for it and gives what it returned, or raises what it raised."""
+    """A thread that starts at once; `result` waits for it and returns its result, or raises its exception."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(daemon=True)
@@ -166,7 +171,7 @@ class Worker(threading.Thread):
         except BaseException as error:
             self.error = error
         finally:
-            # Else a finished thread would keep what it worked with alive.
+            # Otherwise a finished thread would keep its arguments alive.
             del self.function, self.arguments
 
     def result(self) -> Any:
@@ -178,11 +183,29 @@ class Worker(threading.Thread):
 
 
 def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function on a thread of its own, and return or raise what it does."""
+    """Call a function on a thread of its own, and return its result or raise its exception."""
     return Worker(function, *arguments).result()
+
+
+def _take(mutex: Mutex[Any]) -> None:
+    with mutex.lock():
+        pass
+
+
+def assert_free(mutex: Mutex[Any]) -> None:
+    """Check that another thread gets a Mutex."""
+    on_another_thread(_take, mutex)
+
+
+def assert_held(mutex: Mutex[Any]) -> Worker:
+    """Check that another thread has to wait for a Mutex. Return that thread, which gets it as soon as it is free."""
+    worker = Worker(_take, mutex)
+    worker.join(ENOUGH_TO_GO_WRONG)
+    assert worker.is_alive()
+    return worker
 
 
 def assert_unlocked(manager: IoManager) -> None:
     """Check that another thread and this one can change the manager."""
-    on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it is waited for only so long
+    on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it cannot hang
     manager.begin_tx().cancel()

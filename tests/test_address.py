@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_a_value_error(cls, value, message):
 
 @pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("value", [None, "0x3f8", b"1", 1.0, 1j, [1], np.float64(1), np.array([1, 2]), int, object()])
-def test_what_is_no_integer_is_a_type_error(cls, value):
+def test_an_object_that_is_not_an_integer_is_a_type_error(cls, value):
     with pytest.raises(TypeError):
         cls(value)
 
@@ -76,7 +76,7 @@ def test_whatever_python_takes_for_an_integer_is_one_here(cls, value, number):
     assert type(cls(value).raw_value()) is int
 
 
-def test_narrow_ones_are_made_of_wide_ones_when_these_fit():
+def test_wide_addresses_convert_to_narrow_ones_if_they_fit():
     assert PioAddress(IoAddress(0xFFFF)) == PioAddress(0xFFFF)
     assert PioSize(IoSize(0xFFFF)) == PioSize(0xFFFF)
     with pytest.raises(ValueError, match=r"PioAddress takes 0x0..0xffff, not 0x10000"):
@@ -85,7 +85,7 @@ def test_narrow_ones_are_made_of_wide_ones_when_these_fit():
         PioSize(IoSize(0x10000))
 
 
-def test_wide_ones_are_always_made_of_narrow_ones():
+def test_narrow_addresses_convert_to_wide_ones():
     assert type(IoAddress(PioAddress(0xFFFF))) is IoAddress
     assert type(IoSize(PioSize(0xFFFF))) is IoSize
 

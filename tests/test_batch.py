@@ -1,4 +1,4 @@
-"""Many accesses in one call: in order, with the rules of one access each, and an account of how far they got."""
+"""Many accesses in one call: in order, with the rules of one access each, and with the number done when one fails."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,8 @@ def test_loads_fail_where_and_as_the_first_bad_access_would(offsets, size, open_
         manager.mmio_load_many(u64(*addresses), size)
     assert str(caught.value) == str(failure)
     assert caught.value.accesses_done == len(expected)
-    assert caught.value.__notes__ == [f"{len(expected)} of {len(addresses)} accesses were done before this one"]
+    [note] = caught.value.__notes__
+    assert note.startswith(f"{len(expected)} of {len(addresses)} accesses ")
 
 
 def test_an_exception_of_a_device_comes_out_with_the_number_of_accesses_done():
@@ -131,17 +132,17 @@ def test_a_device_may_change_the_map_between_two_accesses():
 def test_bad_arguments_are_refused_before_any_access():
     device, manager = memory_and_manager()
     addresses = u64(0x1000, 0x1004)
-    with pytest.raises(TypeError, match=r"^addresses must be an array of unsigned integers \(uint64\), not of int64$"):
+    with pytest.raises(TypeError, match=r"^addresses .*\bunsigned\b.* int64$"):
         manager.mmio_load_many([0x1000], 4)
-    with pytest.raises(TypeError, match=r"^addresses must be .* not of float64$"):
+    with pytest.raises(TypeError, match=r"^addresses .*\bunsigned\b.* float64$"):
         manager.mmio_load_many(np.array([1.0]), 4)
-    with pytest.raises(TypeError, match=r"^values must be .* not of int64$"):
+    with pytest.raises(TypeError, match=r"^values .*\bunsigned\b.* int64$"):
         manager.mmio_store_many(addresses, 4, np.array([1, 2]))
-    with pytest.raises(ValueError, match=r"^MMIO integers have 1, 2, 4 or 8 bytes, not 0x3$"):
+    with pytest.raises(ValueError, match=r"\b1, 2, 4 or 8\b.* not 3$"):
         manager.mmio_load_many(addresses, 3)
     with pytest.raises(ValueError, match=r"^value 0x100 does not fit 1 byte$"):
         manager.mmio_store_many(addresses, 1, u64(1, 0x100))
-    with pytest.raises(ValueError, match=r"^addresses have the shape \(2,\), values \(3,\)$"):
+    with pytest.raises(ValueError, match=r"\baddresses\b.*\(2,\).*\bvalues\b.*\(3,\)"):
         manager.mmio_store_many(addresses, 4, u64(1, 2, 3))
     assert device.log == []
 
@@ -199,13 +200,13 @@ def test_strings_on_an_open_bus_and_on_a_closed_one():
 
 def test_bad_strings_are_refused():
     device, manager = memory_and_manager()
-    with pytest.raises(ValueError, match=r"^string I/O of 4 bytes at a time takes a multiple of that, not 0x6$"):
+    with pytest.raises(ValueError, match=r"\b4\b.*\bmultiple\b.* not 6$"):
         manager.pio_out_string(0x40, 4, bytes(6))
-    with pytest.raises(ValueError, match=r"^PIO integers have 1, 2 or 4 bytes, not 0x8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_in_string(0x40, 8, bytearray(8))
     with pytest.raises(ValueError, match="at least 1 byte"):
         manager.pio_in_string(0x40, 1, bytearray())
-    with pytest.raises(BufferError, match="writable"):
+    with pytest.raises(BufferError, match="read-only"):
         manager.pio_in_string(0x40, 1, b"abc")
     with pytest.raises(OverflowError, match="0x10000"):
         manager.pio_out_string(0x10000, 1, b"abc")

@@ -1,4 +1,4 @@
-"""Memory that a device and its caller share: which buffers an access takes, and for how long a view shows what."""
+"""Memory that a device and its caller share: which buffers an access takes, and what a kept view shows later."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import ACCESSES, MMIO, SPACES, EveryAccess, map_both
+from helpers import ACCESSES, MMIO, SPACES, EveryAccess, each_access, each_space, map_both
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dbs_device import DeviceIo, IoManager, NativeDevice, NoDeviceError
-
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
 
 
 class Bytearray(bytearray):
@@ -70,7 +67,7 @@ WRITABLE = {
     "mmap": lambda: anonymous_mmap(FILLING),
 }
 
-# What can be written from besides.
+# Read-only buffers, which a write takes besides.
 READ_ONLY = {
     "bytes": lambda: FILLING,
     "memoryview of bytes": lambda: memoryview(FILLING),
@@ -196,7 +193,7 @@ def test_a_write_takes_any_contiguous_buffer_and_shows_it_read_only(space, make)
 
 @each_space
 @cases(WRITABLE)
-def test_the_view_of_a_write_cannot_be_made_writable_through_what_it_lies_over(space, make):
+def test_the_view_of_a_write_cannot_be_made_writable_through_its_exporter(space, make):
     class Prying(EveryAccess):
         def handle(self, data):
             owner = memoryview(data.obj)
@@ -207,7 +204,7 @@ def test_the_view_of_a_write_cannot_be_made_writable_through_what_it_lies_over(s
 
 @pytest.mark.parametrize("make", [WRITABLE["memoryview"], WRITABLE["part of a memoryview"]])
 @each_space
-def test_a_read_hands_on_a_flat_writable_memoryview_as_it_is(space, make):
+def test_a_read_passes_a_flat_writable_memoryview_itself(space, make):
     device = Inspector(answer=FILLING)
     buffer = make()
     space.read(map_both(device), 0x100, buffer)
@@ -219,7 +216,7 @@ def test_a_read_hands_on_a_flat_writable_memoryview_as_it_is(space, make):
     [READ_ONLY[name] for name in ("memoryview of bytes", "part of a memoryview of bytes", "read-only memoryview")],
 )
 @each_space
-def test_a_write_hands_on_a_flat_read_only_memoryview_as_it_is(space, make):
+def test_a_write_passes_a_flat_read_only_memoryview_itself(space, make):
     device = Inspector()
     buffer = make()
     space.write(map_both(device), 0x100, buffer)
@@ -239,7 +236,7 @@ def test_a_single_byte_is_flat_whatever_its_stride(space):
 
 
 @each_space
-def test_a_write_does_not_hand_on_a_writable_memoryview(space):
+def test_a_write_does_not_pass_a_writable_memoryview_itself(space):
     device = Inspector()
     manager = map_both(device)
     memory = bytearray(FILLING)
@@ -252,7 +249,7 @@ def test_a_write_does_not_hand_on_a_writable_memoryview(space):
 
 
 @each_space
-def test_the_view_of_a_bytearray_or_bytes_lies_over_the_object_itself(space):
+def test_the_view_of_a_bytearray_or_bytes_exports_the_object_itself(space):
     device = Inspector(answer=FILLING)
     manager = map_both(device)
     memory = bytearray(16)
@@ -285,9 +282,9 @@ def test_a_read_refuses_what_is_read_only(space, make):
     buffer = make()
     before = contents(buffer)
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match="read-only") as refused:
             space.read(manager, 0x100, buffer)
-        assert str(refused.value) == f"a read takes a writable buffer, which this {type(buffer).__name__} is not"
+        assert type(buffer).__name__ in str(refused.value)
     assert contents(buffer) == before
 
 
@@ -298,11 +295,9 @@ def test_an_access_refuses_what_is_not_contiguous(space, method, make):
     buffer = make()
     before = np.array(buffer).tolist()
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match="contiguous") as refused:
             getattr(space, method)(manager, 0x100, buffer)
-        assert str(refused.value) == (
-            f"an access takes a C-contiguous buffer, which this {type(buffer).__name__} is not"
-        )
+        assert type(buffer).__name__ in str(refused.value)
     assert np.array(buffer).tolist() == before
 
 
@@ -311,14 +306,14 @@ def test_an_access_refuses_what_is_not_contiguous(space, method, make):
 @pytest.mark.parametrize("method", ["read", "write"])
 def test_an_access_refuses_what_is_empty(space, method, make):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(ValueError, match=r"^an access takes a buffer of at least 1 byte$"):
+        with pytest.raises(ValueError, match="at least 1 byte"):
             getattr(space, method)(manager, 0x100, make())
 
 
 @each_space
 @pytest.mark.parametrize("other", NO_BUFFERS, ids=lambda other: type(other).__name__)
 @pytest.mark.parametrize("method", ["read", "write"])
-def test_an_access_refuses_what_is_no_buffer(space, method, other):
+def test_an_access_refuses_objects_without_a_buffer(space, method, other):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
         with pytest.raises(TypeError, match=rf"^a bytes-like object is required, not '{type(other).__name__}'$"):
             getattr(space, method)(manager, 0x100, other)
@@ -355,16 +350,15 @@ def test_an_access_refuses_a_closed_mmap(space, method):
 def test_a_read_refuses_a_buffer_of_references_to_objects(space, dtype):
     """Its bytes are pointers that Python follows: zeroing them loses references, and other bytes crash."""
     buffer = np.empty(2, dtype)
-    # Names of fields are no formats: "numpy structured" above has one that begins with O, and is taken.
+    # Field names are not formats: "numpy structured" above has one that begins with O, and is taken.
     for manager in (map_both(Uncalled()), IoManager(open_bus=0), IoManager()):
-        with pytest.raises(BufferError) as refused:
+        with pytest.raises(BufferError, match=r"\bndarray\b.*\bobjects\b"):
             space.read(manager, 0x100, buffer)
-        assert str(refused.value) == "an access takes plain memory; this ndarray holds references to objects"
 
 
 @each_space
 @cases(WRITABLE)
-def test_a_read_that_is_rejected_leaves_its_buffer_as_it_was(space, make):
+def test_a_read_that_is_rejected_leaves_its_buffer_unchanged(space, make):
     manager = map_both(Uncalled(), 0x100, 4)
     buffer = make()
     before = contents(buffer)
@@ -461,7 +455,7 @@ def test_a_buffer_is_freed_when_the_garbage_that_kept_its_view_is_collected():
 
 # ----------------------------------------------------------------------------- views that a device keeps
 
-PATTERN = b"\x5a\x69\x78\x87"  # what the kept access carried; no later one does
+PATTERN = b"\x5a\x69\x78\x87"  # data of the access that is kept, and of no later one
 
 
 class Capture:
@@ -714,7 +708,7 @@ def test_a_kept_view_of_the_callers_buffer_stays_the_callers_memory(space):
         memory.append(1)
     view.release()
     memory.append(1)
-    # It keeps the memory alive when nobody else does.
+    # It keeps the memory alive by itself.
     space.write(manager, 0x100, array.array("B", FILLING))
     gc.collect()
     make_accesses_of_every_kind(map_both(Other(), 0x400))

@@ -1,4 +1,4 @@
-"""The bus as devices and callers see it: registration, accesses, options, and the views of what is mapped."""
+"""The bus as devices and callers see it: registration, accesses, options, and the views of the map."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from helpers import (
     WRITES,
     EveryAccess,
     Recorder,
+    assert_held,
+    each_access,
+    each_space,
     map_both,
-    on_another_thread,
     whole_map,
 )
 from hypothesis import given
@@ -38,8 +40,6 @@ from dbs_device import (
     PioAddress,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-each_access = pytest.mark.parametrize("access", ACCESSES, ids=repr)
 each_read = pytest.mark.parametrize("access", READS, ids=repr)
 each_write = pytest.mark.parametrize("access", WRITES, ids=repr)
 
@@ -87,7 +87,7 @@ def test_base_and_offset_are_addresses_at_every_offset(access, offset):
     assert len({id(base) for _, base, _, _ in device.calls}) == 1
 
 
-def test_offsets_that_share_a_place_in_the_memo_are_told_apart():
+def test_offsets_that_share_a_slot_of_the_cache_are_distinguished():
     device = Recorder()
     manager = IoManager()
     manager.register_device_io(device, [MMIO.range(0, 2**64)])
@@ -133,7 +133,7 @@ def test_an_access_of_any_size_that_fits_its_range(access, size):
 
 
 @each_access
-def test_an_access_that_nobody_owns_says_where_and_how_wide(access):
+def test_the_error_of_an_unowned_access_has_its_address_and_size(access):
     manager = map_both(Recorder())
     for size, text in ((1, "1 byte"), (4, "4 bytes")):
         with pytest.raises(NoDeviceError) as refused:
@@ -194,7 +194,7 @@ def test_the_end_of_the_space_can_be_passed_too(access):
 
 
 @each_access
-def test_an_open_bus_answers_for_everybody_who_does_not(access):
+def test_an_open_bus_answers_where_no_device_does(access):
     device = Recorder()
     manager = map_both(device, open_bus=0xE7)
     for address in (0x80, 0xFE, 0x1FE, 0x200, access.space.last):
@@ -222,9 +222,8 @@ def test_an_address_outside_its_space_is_an_overflow(access, address):
     device = Recorder()
     manager = IoManager(open_bus=0)
     manager.register_device_io(device, [space.range(0, space.last + 1) for space in SPACES])
-    with pytest.raises(OverflowError) as refused:
+    with pytest.raises(OverflowError, match=rf"^{access.space} address {address:#x} .*0x0\.\.{access.space.last:#x}$"):
         access(manager, address)
-    assert str(refused.value) == f"{access.space} address {address:#x} lies outside 0x0..{access.space.last:#x}"
     assert device.calls == []
 
 
@@ -232,7 +231,7 @@ def test_an_address_outside_its_space_is_an_overflow(access, address):
 @pytest.mark.parametrize("access", [access for access in ACCESSES if access.space is PIO], ids=repr)
 def test_a_port_above_0xffff_is_an_overflow(access, port):
     manager = IoManager(open_bus=0)
-    with pytest.raises(OverflowError, match=rf"^PIO address {port:#x} lies outside 0x0\.\.0xffff$"):
+    with pytest.raises(OverflowError, match=rf"^PIO address {port:#x} .*0x0\.\.0xffff$"):
         access(manager, port)
     with pytest.raises(OverflowError):
         access(manager, np.uint64(port))
@@ -242,7 +241,7 @@ def test_a_port_above_0xffff_is_an_overflow(access, port):
 @pytest.mark.parametrize(
     "address", [256.0, np.float64(256), Fraction(256), 256j, "256", b"\0", None, [256], np.array([256, 257]), object()]
 )
-def test_an_address_that_is_no_integer_is_a_type_error(access, address):
+def test_an_address_that_is_not_an_integer_is_a_type_error(access, address):
     manager = IoManager(open_bus=0)
     with pytest.raises(TypeError, match=r"integer"):
         access(manager, address)
@@ -261,7 +260,7 @@ def test_every_kind_of_integer_is_an_address(access, address):
 
 
 @each_access
-def test_a_bool_is_the_integer_that_it_is(access):
+def test_a_bool_is_an_integer(access):
     device = Recorder()
     manager = map_both(device, 0, 2)
     access(manager, True)
@@ -274,7 +273,7 @@ class FailingIndex:
         raise KeyError("no index")
 
 
-def test_an_exception_of_an_index_comes_out():
+def test_an_exception_in_index_comes_out():
     manager = IoManager(open_bus=0)
     for call in (
         lambda: manager.mmio_read(FailingIndex(), bytearray(1)),
@@ -311,22 +310,21 @@ def test_integers_have_the_sizes_of_registers(space, size):
     manager = map_both(device, open_bus=0)
     sizes = "1, 2, 4 or 8" if space is MMIO else "1, 2 or 4"
     for call in (lambda: space.load(manager, 0x100, size), lambda: space.store(manager, 0x100, size, 0)):
-        with pytest.raises(ValueError, match="integers") as refused:
+        with pytest.raises(ValueError, match=rf"\b{sizes}\b.* not {size}$"):
             call()
-        assert str(refused.value) == f"{space} integers have {sizes} bytes, not {size:#x}"
     assert device.calls == []
 
 
-def test_a_port_integer_has_no_8_bytes():
+def test_a_port_integer_cannot_have_8_bytes():
     manager = map_both(Recorder())
-    with pytest.raises(ValueError, match=r"^PIO integers have 1, 2 or 4 bytes, not 0x8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_in(0x100, 8)
-    with pytest.raises(ValueError, match=r"^PIO integers have 1, 2 or 4 bytes, not 0x8$"):
+    with pytest.raises(ValueError, match=r"\b1, 2 or 4\b.* not 8$"):
         manager.pio_out(0x100, 8, 0)
 
 
 @each_space
-def test_a_value_has_to_fit_its_size(space):
+def test_a_value_must_fit_its_size(space):
     device = Recorder()
     manager = map_both(device, open_bus=0)
     for size in space.sizes:
@@ -345,11 +343,11 @@ def test_a_value_has_to_fit_its_size(space):
 def test_an_integer_by_its_index_alone_has_the_same_limits(space, number):
     manager = map_both(Recorder(), open_bus=0)
     other = WithIndex(number)
-    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} lies outside 0x0"):
+    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} .*0x0\.\.{space.last:#x}$"):
         space.load(manager, other, 1)
-    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} lies outside 0x0"):
+    with pytest.raises(OverflowError, match=rf"^{space} address {number:#x} .*0x0\.\.{space.last:#x}$"):
         space.bus(manager).find(other)
-    with pytest.raises(ValueError, match=rf" bytes, not {number:#x}$"):
+    with pytest.raises(ValueError, match=rf" not {number}$"):
         space.load(manager, 0, other)
     with pytest.raises(ValueError, match=rf"^value {number:#x} does not fit 1 byte$"):
         space.store(manager, 0, 1, other)
@@ -381,7 +379,7 @@ def test_every_kind_of_integer_is_a_value(space):
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
 @given(data=st.data())
-def test_integers_are_made_of_bytes_in_the_byte_order_of_the_manager(byteorder, data):
+def test_integers_have_the_byte_order_of_the_manager(byteorder, data):
     space = data.draw(st.sampled_from(SPACES))
     size = data.draw(st.sampled_from(space.sizes))
     answer = data.draw(st.binary(min_size=size, max_size=size))
@@ -421,7 +419,7 @@ def test_a_load_sees_nothing_of_accesses_before_it(space):
             assert space.load(manager, 0x100, size) == 0x5A << (8 * (size // 2))
 
 
-# ----------------------------------------------------------------------------- what a handler may do
+# ----------------------------------------------------------------------------- handlers
 
 
 class Stop(BaseException):
@@ -461,12 +459,12 @@ def test_an_exception_in_a_device_comes_out_unchanged(access, error):
 
 
 @each_access
-def test_a_mutex_is_held_during_a_handler_and_let_go_however_it_ends(access):
+def test_a_mutex_is_held_during_a_handler_and_released_even_if_it_raises(access):
     class Guarded(DeviceIoMut):
         fails = False
 
         def handle(self, base, offset, data):
-            assert not on_another_thread(lambda: mutex._lock.acquire(blocking=False))
+            waiting.append(assert_held(mutex))
             if self.fails:
                 raise OSError("no medium")
             if not data.readonly:
@@ -474,20 +472,16 @@ def test_a_mutex_is_held_during_a_handler_and_let_go_however_it_ends(access):
 
         read = write = pio_read = pio_write = handle
 
-    def is_free():
-        if not mutex._lock.acquire(blocking=False):
-            return False
-        mutex._lock.release()
-        return True
-
+    waiting = []
     mutex = Mutex(Guarded())
     manager = map_both(mutex)
     assert access(manager, 0x100) == (b"\x77" if access.reads else b"")
-    assert on_another_thread(is_free)
-    mutex._device.fails = True
+    waiting.pop().result()
+    with mutex.lock() as device:
+        device.fails = True
     with pytest.raises(OSError, match="no medium"):
         access(manager, 0x100)
-    assert on_another_thread(is_free)
+    waiting.pop().result()
 
 
 def test_a_mutex_lets_its_own_device_in_again():
@@ -548,7 +542,7 @@ def test_a_device_may_make_accesses_itself_included(access):
     assert device.level == 0
 
 
-def test_recursion_without_end_is_an_error_and_no_crash():
+def test_endless_recursion_is_an_error_not_a_crash():
     class Endless(DeviceIo):
         def read(self, base, offset, data):
             manager.mmio_load(0x100, 1)
@@ -639,23 +633,22 @@ def test_messages_come_out_for_a_device_whose_repr_fails():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"open_bus": -1}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not -0x1"),
-        ({"open_bus": 0x100}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not 0x100"),
-        ({"open_bus": 2**70}, ValueError, "open_bus takes a byte, 0x0..0xff, or None, not 0x400000000000000000"),
+        ({"open_bus": -1}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not -0x1$"),
+        ({"open_bus": 0x100}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not 0x100$"),
+        ({"open_bus": 2**70}, ValueError, r"^open_bus .*0x0\.\.0xff\b.* not 0x400000000000000000$"),
         ({"open_bus": 255.0}, TypeError, "'float' object cannot be interpreted as an integer"),
         ({"open_bus": b"\xff"}, TypeError, "'bytes' object cannot be interpreted as an integer"),
-        ({"straddle": "split"}, ValueError, 'straddle takes "reject" or "pass", not \'split\''),
-        ({"straddle": None}, ValueError, 'straddle takes "reject" or "pass", not None'),
-        ({"byteorder": "<"}, ValueError, 'byteorder takes "little" or "big", not \'<\''),
-        ({"byteorder": None}, ValueError, 'byteorder takes "little" or "big", not None'),
+        ({"straddle": "split"}, ValueError, '^straddle .*"reject" or "pass", not \'split\'$'),
+        ({"straddle": None}, ValueError, '^straddle .*"reject" or "pass", not None$'),
+        ({"byteorder": "<"}, ValueError, '^byteorder .*"little" or "big", not \'<\'$'),
+        ({"byteorder": None}, ValueError, '^byteorder .*"little" or "big", not None$'),
         ({"endianness": "big"}, TypeError, "unexpected keyword argument"),
     ],
     ids=str,
 )
 def test_an_option_with_another_value_is_refused(options, error, message):
-    with pytest.raises(error) as refused:
+    with pytest.raises(error, match=message):
         IoManager(**options)
-    assert message in str(refused.value)
 
 
 def test_options_are_given_by_name():

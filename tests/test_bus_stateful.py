@@ -52,7 +52,7 @@ class Tagged(DeviceIo):
 
 @dataclass(frozen=True)
 class Range:
-    """What a test means to map: a range that may be wrong."""
+    """A range to be mapped, which may be invalid."""
 
     space: Space
     base: int
@@ -76,7 +76,7 @@ class Range:
 
 @dataclass
 class Model:
-    """What a manager should have: its ranges in no order, each with its device."""
+    """The expected ranges of a manager, in no order, each with its device."""
 
     open_bus: int | None
     straddle: str
@@ -103,7 +103,7 @@ class Model:
         return sorted(point for point in points if 0 <= point <= space.last)
 
     def register(self, device: Tagged, ranges: list[Range]) -> type[Exception] | None:
-        """Add the ranges, or return the error that is due, all being as it was."""
+        """Add the ranges, or return the expected error and change nothing."""
         if not all(each.is_valid for each in ranges):
             return InvalidRangeError
         for index, each in enumerate(ranges):
@@ -113,7 +113,7 @@ class Model:
         return None
 
     def unregister(self, ranges: list[Range]) -> type[Exception] | None:
-        """Remove the ranges, or return the error that is due, all being as it was."""
+        """Remove the ranges, or return the expected error and change nothing."""
         if not all(each.is_valid for each in ranges):
             return InvalidRangeError
         mapped = [entry[0] for entry in self.ranges]
@@ -138,7 +138,7 @@ class BusAgainstTheModel(RuleBasedStateMachine):
         self.open: OpenTransaction | None = None
         self.tags = 0
 
-    # -- what is drawn
+    # -- drawing
 
     def new_device(self) -> Tagged:
         self.tags = self.tags % 0xEF + 1
@@ -332,7 +332,7 @@ class BusAgainstTheModel(RuleBasedStateMachine):
         assert not reads or buffer == bytes([device.tag]) * size
         device.last_call = None
 
-    # -- what always holds
+    # -- invariants
 
     @invariant()
     def every_manager_is_as_its_model(self):

@@ -35,7 +35,7 @@ def machine() -> Machine:
 
 
 class InjectedError(Exception):
-    """What an injected failure raises."""
+    """Raised by injected failures."""
 
 
 class FaultyContext(DeviceManagerContext):
@@ -71,7 +71,7 @@ class FaultyContext(DeviceManagerContext):
 
 
 def fail_at(step: str, machine: Machine, card: Card) -> Callable[[], None]:
-    """Make one step of adding or removing a card fail, once. Return what calls it off."""
+    """Make one step of adding or removing a card fail, once. Return a function that calls it off."""
     context = machine.context
     assert isinstance(context, FaultyContext)
     when, _, operation = step.rpartition(" ")
@@ -158,7 +158,7 @@ def test_whatever_step_of_unregistering_fails_the_device_stays(step: str, protec
 
 
 @pytest.mark.parametrize("protected", [False, True], ids=["DeviceIo", "Mutex"])
-def test_a_device_that_raises_when_it_is_told_to_go_is_gone(protected: bool) -> None:
+def test_a_device_that_raises_in_release_resources_is_removed(protected: bool) -> None:
     machine = Machine(FaultyContext)
     before = machine.state()
     device, card = pair_of_card(protected)
@@ -170,7 +170,7 @@ def test_a_device_that_raises_when_it_is_told_to_go_is_gone(protected: bool) -> 
     machine.devices.add_device("card", device)
 
 
-def test_resources_that_are_not_to_be_had_are_refused(machine: Machine) -> None:
+def test_resources_that_are_not_available_are_refused(machine: Machine) -> None:
     card = SharedCard([*WISHES, ResourceConstraint.new_legacy_irq(3)])
     before = machine.state()
     with pytest.raises(NoAvailableResourceError):
@@ -179,7 +179,7 @@ def test_resources_that_are_not_to_be_had_are_refused(machine: Machine) -> None:
     assert card.calls == ["get_resource_constraints"]
 
 
-def test_constraints_that_are_none_are_refused(machine: Machine) -> None:
+def test_objects_that_are_not_constraints_are_refused(machine: Machine) -> None:
     before = machine.state()
     for wishes in ([*WISHES, "more"], 7):
         with pytest.raises(TypeError):
@@ -187,7 +187,7 @@ def test_constraints_that_are_none_are_refused(machine: Machine) -> None:
     assert machine.state() == before
 
 
-def test_a_range_that_somebody_else_has_on_the_bus_stays_with_him(machine: Machine) -> None:
+def test_a_range_that_another_device_owns_stays_its_own(machine: Machine) -> None:
     squatter = DeviceIo()
     machine.bus.register_device_io(squatter, [Resource.MmioAddressRange(MMIO_BASE, 0x1000)])
     before = machine.state()
@@ -210,7 +210,7 @@ def test_a_range_that_the_bus_refuses_is_refused(machine: Machine) -> None:
     assert machine.state() == before
 
 
-def test_errors_on_the_way_back_are_notes_on_the_one_that_counts() -> None:
+def test_errors_while_undoing_are_notes_on_the_first_error() -> None:
     machine = Machine(FaultyContext)
     before = machine.state()
     card = SharedCard()
@@ -226,16 +226,14 @@ def test_errors_on_the_way_back_are_notes_on_the_one_that_counts() -> None:
     with pytest.raises(InjectedError) as caught:
         machine.devices.add_device("card", card)
     assert str(caught.value) == "register_device_io"
-    assert caught.value.__notes__ == [
-        "while undoing the previous steps: InjectedError('cancel_tx')",
-        "while undoing the previous steps: InjectedError('release_resources')",
-        "while undoing the previous steps: InvalidResourceRangeError("
-        "Resource.LegacyIrq(irq=6), 'no allocation begins at 6')",
-    ]
+    of_cancel, of_release, of_free = caught.value.__notes__
+    assert of_cancel.endswith(": InjectedError('cancel_tx')")
+    assert of_release.endswith(": InjectedError('release_resources')")
+    assert ": InvalidResourceRangeError(Resource.LegacyIrq(irq=6), " in of_free
     assert machine.state() == before
 
 
-def test_a_commit_that_is_told_to_somebody_who_always_raises_is_undone_once(machine: Machine) -> None:
+def test_a_commit_with_a_callback_that_always_raises_is_undone_once(machine: Machine) -> None:
     before = machine.state()
     told = []
 
@@ -248,7 +246,8 @@ def test_a_commit_that_is_told_to_somebody_who_always_raises_is_undone_once(mach
     with pytest.raises(InjectedError, match="1") as caught:
         machine.devices.add_device("card", card)
     assert len(told) == 2
-    assert caught.value.__notes__ == ["while undoing the previous steps: InjectedError(2)"]
+    [note] = caught.value.__notes__
+    assert note.endswith(": InjectedError(2)")
     assert machine.state() == before
     unsubscribe()
 

@@ -1,4 +1,4 @@
-"""The pool of numbers: what is allocated is the lowest that fits, and what is freed is there again."""
+"""The pool of numbers: the lowest range that fits is allocated, and freed numbers can be allocated again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
     def free_what_is_not_allocated(self, index: int, size: int) -> None:
         base = self.start + index
         if self.live.get(base) != size:
-            with pytest.raises(ValueError, match=r"no allocation begins at|the allocation is"):
+            with pytest.raises(ValueError, match="alloc"):
                 self.pool.free(base, size)
 
     @invariant()
@@ -143,32 +143,31 @@ def test_adjacent_ranges_are_one() -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([(5, 4)], "numbers: range 0x5..0x4 is empty or outside 0x0..0xff"),
-        ([(0, 0x100)], "numbers: range 0x0..0x100 is empty or outside 0x0..0xff"),
-        ([(-1, 4)], "numbers: range -0x1..0x4 is empty or outside 0x0..0xff"),
-        ([(8, 9), (0, 8)], "numbers: range 0x8..0x9 overlaps 0x0..0x8"),
+        ([(5, 4)], r"^numbers: range 0x5\.\.0x4 .*0x0\.\.0xff$"),
+        ([(0, 0x100)], r"^numbers: range 0x0\.\.0x100 .*0x0\.\.0xff$"),
+        ([(-1, 4)], r"^numbers: range -0x1\.\.0x4 .*0x0\.\.0xff$"),
+        ([(8, 9), (0, 8)], r"^numbers: range 0x8\.\.0x9 overlaps 0x0\.\.0x8$"),
     ],
 )
 def test_bad_ranges_are_refused(ranges: list[tuple[int, int]], message: str) -> None:
-    with pytest.raises(InvalidRangeError) as caught:
+    with pytest.raises(InvalidRangeError, match=message):
         make_pool(*ranges, maximum=0xFF)
-    assert str(caught.value) == message
 
 
 def test_a_free_that_is_refused_says_why_and_changes_nothing() -> None:
     pool = make_pool((0, 0xFF))
     pool.allocate(0x10)
-    with pytest.raises(ValueError, match=r"^no allocation begins at 0x8$"):
+    with pytest.raises(ValueError, match=r"\b0x8$"):
         pool.free(8, 8)
-    with pytest.raises(ValueError, match=r"^the allocation is 0x0\.\.0xf$"):
+    with pytest.raises(ValueError, match=r"alloc.*\b0x0\.\.0xf$"):
         pool.free(0, 8)
     assert list(pool) == [(0x10, 0xFF)]
     pool.free(0, 0x10)
-    with pytest.raises(ValueError, match=r"^no allocation begins at 0x0$"):
+    with pytest.raises(ValueError, match=r"\b0x0$"):
         pool.free(0, 0x10)
 
 
-def test_what_is_free_is_described_within_the_bounds() -> None:
+def test_free_ranges_are_described_within_the_bounds() -> None:
     pool = make_pool((0, 0xFF))
     assert pool.describe_free() == "0x0..0xff"
     assert pool.describe_free(0x10, 0x1F) == "0x10..0x1f within 0x10..0x1f"
@@ -177,7 +176,7 @@ def test_what_is_free_is_described_within_the_bounds() -> None:
     assert pool.describe_free(0, 7) == "none within 0x0..0x7"
 
 
-def test_many_free_ranges_are_summed_up() -> None:
+def test_many_free_ranges_are_summarized() -> None:
     ranges = [(10 * index, 10 * index + index) for index in range(10)]
     assert make_pool(*ranges, number_format="d").describe_free() == (
         "0, 10..11, 20..22, 30..33 and 6 more; the longest has 10"

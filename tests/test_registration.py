@@ -1,11 +1,12 @@
-"""What can be registered, what cannot, and which handlers a device is called by."""
+"""Registration: which ranges and devices are accepted, and which handlers are called."""
 
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
-from helpers import ACCESSES, MMIO, PIO, SPACES, EveryAccess, Recorder, map_both, whole_map
+from helpers import ACCESSES, MMIO, PIO, EveryAccess, Recorder, each_space, map_both, whole_map
 
 from dbs_device import (
     DeviceIo,
@@ -14,15 +15,11 @@ from dbs_device import (
     DeviceResources,
     InvalidRangeError,
     IoManager,
-    NativeDevice,
     NoDeviceError,
     Resource,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-
-
-# ----------------------------------------------------------------------------- what can be registered
+# ----------------------------------------------------------------------------- ranges and devices
 
 
 @each_space
@@ -73,40 +70,25 @@ def test_one_address_at_either_end_of_the_space_can_be_a_range(space):
 @pytest.mark.parametrize(
     ("resource", "message"),
     [
-        (MMIO.range(0, 0), "Resource.MmioAddressRange(base=0x0, size=0) is empty"),
-        (MMIO.range(2**64 - 1, 0), "Resource.MmioAddressRange(base=0xffffffffffffffff, size=0) is empty"),
-        (PIO.range(0xFFFF, 0), "Resource.PioAddressRange(base=0xffff, size=0) is empty"),
-        (
-            MMIO.range(2**64 - 1, 2),
-            "Resource.MmioAddressRange(base=0xffffffffffffffff, size=2) runs past the last MMIO address, "
-            "0xffffffffffffffff",
-        ),
-        (
-            MMIO.range(1, 2**64),
-            "Resource.MmioAddressRange(base=0x1, size=18446744073709551616) runs past the last MMIO address, "
-            "0xffffffffffffffff",
-        ),
-        (
-            PIO.range(0xFFFF, 2),
-            "Resource.PioAddressRange(base=0xffff, size=2) runs past the last PIO address, 0xffff",
-        ),
-        (
-            PIO.range(1, 0x10000),
-            "Resource.PioAddressRange(base=0x1, size=65536) runs past the last PIO address, 0xffff",
-        ),
+        (MMIO.range(0, 0), "empty"),
+        (MMIO.range(2**64 - 1, 0), "empty"),
+        (PIO.range(0xFFFF, 0), "empty"),
+        (MMIO.range(2**64 - 1, 2), "past the .*, 0xffffffffffffffff$"),
+        (MMIO.range(1, 2**64), "past the .*, 0xffffffffffffffff$"),
+        (PIO.range(0xFFFF, 2), "past the .*, 0xffff$"),
+        (PIO.range(1, 0x10000), "past the .*, 0xffff$"),
     ],
     ids=str,
 )
 def test_an_empty_range_and_one_past_the_end_of_its_space_are_refused_with_all_others(resource, message):
     manager = IoManager()
-    with pytest.raises(InvalidRangeError) as refused:
+    message = rf"^{re.escape(repr(resource))} .*{message}"
+    with pytest.raises(InvalidRangeError, match=message) as refused:
         manager.register_device_io(DeviceIo(), [MMIO.range(0x10, 1), PIO.range(0x10, 1), resource])
-    assert str(refused.value) == message
     assert isinstance(refused.value, ValueError)
     assert whole_map(manager) == []
-    with pytest.raises(InvalidRangeError) as refused:
+    with pytest.raises(InvalidRangeError, match=message):
         manager.unregister_device_io([resource])
-    assert str(refused.value) == message
 
 
 OLDER = (0x100, 0x1FF)
@@ -217,8 +199,8 @@ def test_registering_nothing_changes_nothing():
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ([(0, 4)], "resources must be Resource objects, not tuple"),
-        ([PIO.range(0, 1), None], "resources must be Resource objects, not NoneType"),
+        ([(0, 4)], r"\bResource\b.* not tuple$"),
+        ([PIO.range(0, 1), None], r"\bResource\b.* not NoneType$"),
         (5, "'int' object is not iterable"),
         (MMIO.range(0, 4), "'MmioAddressRange' object is not iterable"),
     ],
@@ -226,12 +208,10 @@ def test_registering_nothing_changes_nothing():
 )
 def test_resources_are_an_iterable_of_resources(resources, message):
     manager = IoManager()
-    with pytest.raises(TypeError) as refused:
+    with pytest.raises(TypeError, match=message):
         manager.register_device_io(DeviceIo(), resources)
-    assert str(refused.value) == message
-    with pytest.raises(TypeError) as refused:
+    with pytest.raises(TypeError, match=message):
         manager.unregister_device_io(resources)
-    assert str(refused.value) == message
     assert whole_map(manager) == []
 
 
@@ -242,22 +222,18 @@ class BareMut(DeviceIoMut):
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        (
-            BareMut(),
-            "BareMut is a DeviceIoMut, which is not safe to call from any thread: register Mutex(BareMut(...))",
-        ),
-        (object(), "a device must be a DeviceIo, which object is not"),
-        (None, "a device must be a DeviceIo, which NoneType is not"),
-        (DeviceIo, "a device must be a DeviceIo, which ABCMeta is not"),
+        (BareMut(), r"\bBareMut\b.*\bDeviceIoMut\b.*\bMutex\(BareMut\(\.\.\.\)\)"),
+        (object(), r"\bDeviceIo\b.*\bobject\b"),
+        (None, r"\bDeviceIo\b.*\bNoneType\b"),
+        (DeviceIo, r"\bDeviceIo\b.*\bABCMeta\b"),
     ],
     ids=str,
 )
 def test_only_a_device_io_can_be_registered(device, message):
     manager = IoManager()
     for register in (manager.register_device_io, manager.begin_tx().register_device_io):
-        with pytest.raises(TypeError) as refused:
+        with pytest.raises(TypeError, match=message):
             register(device, [MMIO.range(0, 4)])
-        assert str(refused.value) == message
     assert whole_map(manager) == []
 
 
@@ -280,10 +256,9 @@ def test_a_class_declared_to_be_a_device_io_is_one():
 def test_only_the_exact_range_can_be_unregistered(space, wrong):
     manager = map_both(Recorder())
     before = manager.tables()
-    with pytest.raises(NoDeviceError) as refused:
-        manager.unregister_device_io([space.range(*wrong)])
     base, size = wrong
-    assert str(refused.value) == f"no {space} range {base:#x}..{base + size - 1:#x} is registered"
+    with pytest.raises(NoDeviceError, match=rf"^no {space} range {base:#x}\.\.{base + size - 1:#x} ") as refused:
+        manager.unregister_device_io([space.range(*wrong)])
     assert (refused.value.space.name, refused.value.address, refused.value.size) == (space.name, base, size)
     assert isinstance(refused.value, LookupError)
     assert manager.tables() is before
@@ -295,7 +270,7 @@ def test_a_call_unregisters_all_of_its_ranges_or_none(at):
     before = manager.tables()
     resources = [MMIO.range(0x100, 0x100), PIO.range(0x100, 0x100)]
     resources.insert(at, MMIO.range(0x300, 1))
-    with pytest.raises(NoDeviceError, match=r"^no MMIO range 0x300\.\.0x300 is registered$"):
+    with pytest.raises(NoDeviceError, match=r"^no MMIO range 0x300\.\.0x300 "):
         manager.unregister_device_io(resources)
     assert manager.tables() is before
 
@@ -348,7 +323,7 @@ ON_THE_CLASS = {
     "static method": staticmethod,
     "class method": lambda note: classmethod(lambda cls, base, offset, data: note(base, offset, data)),
     "property": lambda note: property(lambda self: note),
-    # In a static method, which is what a partial on a class has been so far, and will not be by itself.
+    # In a static method: a bare partial on a class will be bound to its instances in a future Python.
     "callable object": lambda note: staticmethod(functools.partial(note)),
 }
 ON_THE_INSTANCE = {
@@ -412,11 +387,11 @@ def test_a_handler_that_cannot_be_looked_up_keeps_the_device_out():
     with pytest.raises(OSError, match="no handler today"):
         manager.register_device_io(Broken(), [PIO.range(0, 1), MMIO.range(0, 1)])
     assert whole_map(manager) == []
-    # Ports do without the handlers of memory.
+    # A port range does not need the MMIO handlers.
     manager.register_device_io(Broken(), [PIO.range(0, 1)])
 
 
-def test_a_device_may_own_many_ranges_and_is_told_which_one_was_hit():
+def test_a_device_may_own_many_ranges_and_gets_the_base_of_the_one_accessed():
     device = Recorder()
     manager = IoManager()
     manager.register_device_io(device, [MMIO.range(0x1000, 0x10), MMIO.range(0x40, 4), PIO.range(0x40, 4)])
@@ -427,50 +402,3 @@ def test_a_device_may_own_many_ranges_and_is_told_which_one_was_hit():
     manager.unregister_device_io([MMIO.range(0x40, 4)])
     assert manager.mmio_bus.find(0x40) is None
     assert manager.mmio_bus.find(0x1000) is device
-
-
-def test_a_native_device_is_served_like_another():
-    manager = map_both(NativeDevice())
-    for access in ACCESSES:
-        assert access(manager, 0x100, 4) == (bytes(4) if access.reads else b"")
-
-
-def test_a_native_device_can_be_called_from_python():
-    device = NativeDevice()
-    data = bytearray(b"\1\2")
-    device.read(0x1000, 4, data)
-    device.write(0x1000, 4, b"\1\2")
-    device.pio_read(0x60, 0, memoryview(data))
-    device.pio_write(0x60, 0, data)
-    assert data == b"\1\2"
-    data.append(3)
-    for read in (device.read, device.pio_read):
-        with pytest.raises(BufferError):
-            read(0, 0, b"\0")
-    for handler in (device.read, device.write, device.pio_read, device.pio_write):
-        with pytest.raises(TypeError):
-            handler(0, 0, "text")
-        with pytest.raises(OverflowError):
-            handler(-1, 0, data)
-    assert device.get_assigned_resources() == device.get_trapped_io_resources() == DeviceResources()
-    assert map_both(device) == map_both(NativeDevice())
-
-
-def test_a_python_subclass_of_a_native_device_is_called_by_what_it_overrides():
-    class Overriding(NativeDevice):
-        def read(self, base, offset, data):
-            data[0] = 0x5A
-
-    class OverridingOther(NativeDevice):
-        def pio_write(self, base, offset, data):
-            raise OSError("overridden")
-
-    manager = map_both(Overriding())
-    assert manager.mmio_load(0x100, 4) == 0x5A
-    assert manager.pio_in(0x100, 4) == 0
-    for access in ACCESSES:
-        access(manager, 0x100, 4)
-    manager = map_both(OverridingOther())
-    assert manager.mmio_load(0x100, 4) == 0
-    with pytest.raises(OSError, match="overridden"):
-        manager.pio_out(0x100, 1, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,33 +70,20 @@ def test_any_layout_may_be_given_as_one_range_or_as_several() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pio": (0, 0x10000)}, InvalidRangeError, "pio: range 0x0..0x10000 is empty or outside 0x0..0xffff"),
-        (
-            {"mmio": [(0, 2**64)]},
-            InvalidRangeError,
-            f"mmio: range 0x0..{2**64:#x} is empty or outside 0x0..{TOP:#x}",
-        ),
-        ({"mem": [(0, 9), (9, 10)]}, InvalidRangeError, "mem: range 0x9..0xa overlaps 0x0..0x9"),
-        ({"legacy_irq": (7, 6)}, InvalidRangeError, "legacy_irq: range 7..6 is empty or outside 0..4294967295"),
-        ({"legacy_irq": (5, 15)}, InvalidRangeError, "legacy_irq: range 5..15 contains the shared interrupt 5"),
-        ({"shared_irq": -1}, InvalidRangeError, "Resource.LegacyIrq takes 0..4294967295 as irq, not -1"),
-        ({"pio": 7}, TypeError, "pio takes one or several (first, last) pairs of integers, not 7"),
-        (
-            {"msi_irq": (1, 2, 3)},
-            TypeError,
-            "msi_irq takes one or several (first, last) pairs of integers, not (1, 2, 3)",
-        ),
-        (
-            {"kvm_mem_slots": [(0, 1.5)]},
-            TypeError,
-            "kvm_mem_slots takes one or several (first, last) pairs of integers, not [(0, 1.5)]",
-        ),
+        ({"pio": (0, 0x10000)}, InvalidRangeError, r"^pio: range 0x0\.\.0x10000 .*0x0\.\.0xffff$"),
+        ({"mmio": [(0, 2**64)]}, InvalidRangeError, rf"^mmio: range 0x0\.\.{2**64:#x} .*0x0\.\.{TOP:#x}$"),
+        ({"mem": [(0, 9), (9, 10)]}, InvalidRangeError, r"^mem: range 0x9\.\.0xa overlaps 0x0\.\.0x9$"),
+        ({"legacy_irq": (7, 6)}, InvalidRangeError, r"^legacy_irq: range 7\.\.6 .*\b0\.\.4294967295$"),
+        ({"legacy_irq": (5, 15)}, InvalidRangeError, r"^legacy_irq: range 5\.\.15 .*\bshared interrupt 5$"),
+        ({"shared_irq": -1}, InvalidRangeError, r"\birq\b.* not -1$"),
+        ({"pio": 7}, TypeError, r"^pio .*\(first, last\).* not 7$"),
+        ({"msi_irq": (1, 2, 3)}, TypeError, r"^msi_irq .*\(first, last\).* not \(1, 2, 3\)$"),
+        ({"kvm_mem_slots": [(0, 1.5)]}, TypeError, r"^kvm_mem_slots .*\(first, last\).* not \[\(0, 1\.5\)\]$"),
     ],
 )
 def test_a_bad_layout_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=message):
         ResourceManager(**arguments)
-    assert str(caught.value) == message
 
 
 # -- addresses
@@ -139,7 +125,7 @@ def test_any_alignment_is_honoured(small: ResourceManager, kind: str) -> None:
     assert [allocate(4, align=align) for align in (7, 24, 0x100, 999)] == [7, 24, 0x100, 999]
 
 
-def test_the_whole_allocation_lies_within_its_range(small: ResourceManager, kind: str) -> None:
+def test_the_whole_allocation_is_within_its_range(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
     assert allocate(0x10, range=(0x805, 0x823), align=0x10) == 0x810
     with pytest.raises(NoAvailableResourceError):
@@ -174,22 +160,19 @@ def test_the_message_of_a_refusal_names_the_constraint_and_what_is_free(small: R
     small.allocate_pio_address(8, range=(0x3F8, 0x3FF))
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_pio_address(8, range=(0x3F4, 0x3FF), align=2)
-    assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.PioAddress(size=8, range=(0x3f4, 0x3ff), align=2); "
-        "free: 0x3f4..0x3f7 within 0x3f4..0x3ff"
-    )
     assert caught.value.constraint == ResourceConstraint.pio_with_constraints(8, (0x3F4, 0x3FF), 2)
+    assert repr(caught.value.constraint) in str(caught.value)
+    assert str(caught.value).endswith(" 0x3f4..0x3f7 within 0x3f4..0x3ff")
     assert isinstance(caught.value, ResourceError)
     with pytest.raises(NoAvailableResourceError) as caught:
         small.allocate_mmio_address(0x10001)
-    assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.MmioAddress(size=65537, range=None, align=4096); free: 0x0..0xffff"
-    )
+    assert repr(ResourceConstraint.new_mmio(0x10001)) in str(caught.value)
+    assert str(caught.value).endswith(" 0x0..0xffff")
 
 
-def test_asking_for_nothing_is_refused(small: ResourceManager, kind: str) -> None:
+def test_size_0_is_refused(small: ResourceManager, kind: str) -> None:
     allocate, _ = steps(small, kind)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=0, .*\) is empty$"):
+    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.\w+\(size=0, .*\) "):
         allocate(0)
 
 
@@ -221,15 +204,13 @@ def test_the_message_of_a_refused_free_names_the_resource_and_the_reason(small: 
     small.allocate_mmio_address(0x2000)
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0, 0x1000)
-    assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x0, size=4096): the allocation is 0x0..0x1fff"
-    )
+    assert repr(caught.value.resource) in str(caught.value)
+    assert str(caught.value).endswith(" 0x0..0x1fff")
     with pytest.raises(InvalidResourceRangeError) as caught:
         small.free_mmio_address(0x1000, 0x1000)
-    assert str(caught.value) == (
-        "cannot free Resource.MmioAddressRange(base=0x1000, size=4096): no allocation begins at 0x1000"
-    )
     assert caught.value.resource == Resource.MmioAddressRange(0x1000, 0x1000)
+    assert repr(caught.value.resource) in str(caught.value)
+    assert str(caught.value).endswith(" 0x1000")
 
 
 # -- interrupts and memory slots
@@ -242,9 +223,8 @@ def test_legacy_irqs_are_given_one_by_one_or_by_number() -> None:
         6,
         8,
     ]
-    with pytest.raises(NoAvailableResourceError) as caught:
+    with pytest.raises(NoAvailableResourceError, match=r"\bLegacyIrq\(irq=7\)"):
         manager.allocate_legacy_irq(fixed=7)
-    assert str(caught.value) == "cannot allocate ResourceConstraint.LegacyIrq(irq=7); free: none within 7"
     manager.free_legacy_irq(7)
     assert manager.allocate_legacy_irq() == 7
     for irq in (4, 16):
@@ -260,9 +240,8 @@ def test_the_shared_irq_is_given_to_any_number_of_devices_and_freed_by_each() ->
     assert manager.allocate_legacy_irq(shared=True, fixed=5) == 5
     for _ in range(4):
         manager.free_legacy_irq(5)
-    with pytest.raises(InvalidResourceRangeError) as caught:
+    with pytest.raises(InvalidResourceRangeError, match=r"\bLegacyIrq\(irq=5\).*\bshared interrupt\b"):
         manager.free_legacy_irq(5)
-    assert str(caught.value) == "cannot free Resource.LegacyIrq(irq=5): the shared interrupt has no users"
     assert manager.get_free_ranges("legacy_irq") == [(6, 15)]
 
 
@@ -284,25 +263,22 @@ def test_a_number_that_is_asked_for_is_never_replaced_by_the_shared_one() -> Non
     assert ResourceManager().allocate_legacy_irq(shared=True, fixed=9) == 9
 
 
-def test_a_layout_without_a_shared_irq_has_none_to_give() -> None:
+def test_a_layout_without_a_shared_irq_refuses_to_allocate_it() -> None:
     manager = ResourceManager(shared_irq=None)
-    with pytest.raises(NoAvailableResourceError) as caught:
+    with pytest.raises(NoAvailableResourceError, match=r"\bLegacyIrq\(irq=None\).*\bno shared interrupt$"):
         manager.allocate_legacy_irq(shared=True)
-    assert str(caught.value) == (
-        "cannot allocate ResourceConstraint.LegacyIrq(irq=None): the ResourceManager has no shared interrupt"
-    )
 
 
-def test_msi_irqs_come_in_a_row_and_aligned_where_asked() -> None:
+def test_msi_irqs_are_contiguous_and_aligned_where_asked() -> None:
     manager = ResourceManager()
     assert manager.allocate_msi_irq(3) == 24
     assert manager.allocate_msi_irq_aligned(8) == 32
     assert manager.allocate_msi_irq_aligned(7) == 42
     assert manager.allocate_msi_irq_aligned(512) == 512
     assert manager.allocate_msi_irq(5) == 27
-    with pytest.raises(NoAvailableResourceError, match=r"GenericIrq\(size=1000\); free: 40\.\.41, 49\.\.511"):
+    with pytest.raises(NoAvailableResourceError, match=r"\bGenericIrq\(size=1000\).* 40\.\.41, 49\.\.511$"):
         manager.allocate_msi_irq(1000)
-    with pytest.raises(InvalidRangeError, match=r"^ResourceConstraint\.GenericIrq\(size=0\) is empty$"):
+    with pytest.raises(InvalidRangeError, match=r"\bGenericIrq\(size=0\) "):
         manager.allocate_msi_irq(0)
     with pytest.raises(InvalidResourceRangeError):
         manager.free_msi_irq(24, 2)
@@ -364,11 +340,11 @@ def test_a_device_may_share_its_interrupt() -> None:
     resources = manager.allocate_device_resources(wishes, shared_irq=True)
     assert resources == DeviceResources([Resource.LegacyIrq(5), Resource.LegacyIrq(10)])
     manager.free_device_resources(resources)
-    with pytest.raises(InvalidResourceRangeError, match="the shared interrupt has no users"):
+    with pytest.raises(InvalidResourceRangeError, match="shared interrupt"):
         manager.free_legacy_irq(5)
 
 
-def test_memory_slots_are_in_a_row_only_from_a_number_on() -> None:
+def test_memory_slots_are_contiguous_only_if_the_first_is_given() -> None:
     manager = ResourceManager(kvm_mem_slots=(0, 9))
     manager.allocate_kvm_mem_slot(1)
     any_slots = manager.allocate_device_resources([ResourceConstraint.new_kvm_mem_slot(3)])
@@ -437,8 +413,8 @@ def test_one_constraint_that_cannot_be_met_leaves_nothing_allocated(
         manager.free_legacy_irq(5)
 
 
-def test_a_constraint_that_is_none_is_named() -> None:
-    with pytest.raises(TypeError, match=r"^constraints must be ResourceConstraint objects, not '8 ports'$"):
+def test_an_object_that_is_not_a_constraint_is_named() -> None:
+    with pytest.raises(TypeError, match=r"\bResourceConstraint\b.* not '8 ports'$"):
         ResourceManager().allocate_device_resources(["8 ports"])  # type: ignore[list-item]
 
 
@@ -457,14 +433,14 @@ def test_resources_of_which_one_cannot_be_freed_all_stay_allocated(shared_irq: b
         with pytest.raises(InvalidResourceRangeError):
             manager.free_device_resources([*resources, stranger])
         assert free_of(manager) == before
-    with pytest.raises(TypeError, match=r"^HugePage\(\) is not an allocated resource$"):
+    with pytest.raises(TypeError, match=r"^HugePage\(\) "):
         manager.free_device_resources([*resources, HugePage()])
     assert free_of(manager) == before
     manager.free_device_resources(resources)
     assert free_of(manager) == free_of(ResourceManager())
 
 
-def test_a_mac_address_is_nothing_that_could_be_freed() -> None:
+def test_freeing_passes_over_a_mac_address() -> None:
     manager = ResourceManager()
     resources = manager.allocate_device_resources([ResourceConstraint.new_pio(4)])
     resources.append(Resource.MacAddress("52:54:00:12:34:56"))
@@ -487,9 +463,7 @@ def test_a_caller_may_use_the_manager_while_it_makes_up_its_constraints() -> Non
 
 
 def test_an_unknown_pool_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^no pool is named 'dma'; the pools are pio, mmio, mem, legacy_irq, msi_irq, kvm"
-    ):
+    with pytest.raises(ValueError, match=r"'dma'.* pio, mmio, mem, legacy_irq, msi_irq, kvm_mem_slots$"):
         ResourceManager().get_free_ranges("dma")
 
 
@@ -663,7 +637,8 @@ TestManagerAgainstTheModel = ManagerAgainstTheModel.TestCase
 TestManagerAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=30)
 
 
-def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
+@pytest.mark.parametrize("operations", [5000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_random_operations_leak_nothing(operations: int) -> None:
     manager = ResourceManager()
     before = free_of(manager)
     choose = random.Random(20240601)
@@ -682,7 +657,7 @@ def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
     ]
     live: list[tuple[Callable[[int], None], int]] = []
     refused = 0
-    for _ in range(100_000):
+    for _ in range(operations):
         if live and choose.random() < 0.499:
             position = choose.randrange(len(live))
             live[position], live[-1] = live[-1], live[position]
@@ -705,16 +680,7 @@ def test_a_hundred_thousand_random_operations_leak_nothing() -> None:
 # -- threads
 
 
-@pytest.fixture
-def eager_switches() -> Iterator[None]:
-    """Let the interpreter switch threads as often as it can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("eager_switches")
+@pytest.mark.usefixtures("impatient_interpreter")
 def test_threads_never_hold_the_same_numbers() -> None:
     manager = ResourceManager(pio=(0, 0xFF), mmio=(0, 0x1F_FFFF))
     wishes = [ResourceConstraint.new_pio(8), ResourceConstraint.new_mmio(0x3000), ResourceConstraint.new_pci_msi_irq(8)]
@@ -752,7 +718,7 @@ def test_threads_never_hold_the_same_numbers() -> None:
     assert manager.get_free_ranges("msi_irq") == [(24, 1023)]
 
 
-@pytest.mark.usefixtures("eager_switches")
+@pytest.mark.usefixtures("impatient_interpreter")
 def test_one_of_many_threads_gets_the_last_one() -> None:
     manager = ResourceManager(legacy_irq=(6, 6))
     start = threading.Barrier(4)

@@ -177,7 +177,7 @@ def test_messages(make, error, message):
     assert str(caught.value) == message
 
 
-def test_emptiness_and_the_end_of_the_space_are_not_a_resources_business():
+def test_a_resource_may_be_empty_or_run_past_its_space():
     assert Resource.PioAddressRange(0xFFFF, 0).size == 0
     assert Resource.MmioAddressRange(2**64 - 1, 2**64).size == 2**64
 
@@ -189,7 +189,7 @@ def test_a_resource_is_also_importable_by_its_own_name(name):
 
 
 @pytest.mark.parametrize("name", ["MacAddress", "KvmMemSlot"])
-def test_the_plainer_resources_too(name):
+def test_the_other_resources_are_importable_too(name):
     assert getattr(module, name) is getattr(Resource, name)
     assert name in module.__all__
 
@@ -212,7 +212,7 @@ def test_the_plainer_resources_too(name):
         (ResourceConstraint.new_kvm_mem_slot(8, 3), ResourceConstraint.KvmMemSlot(8, 3)),
     ],
 )
-def test_the_crates_constructors(made, expected):
+def test_the_constructors_of_the_crate(made, expected):
     assert made == expected
 
 
@@ -237,7 +237,7 @@ def test_addresses_print_in_hex_and_numbers_in_decimal(thing, text):
 
 
 @pytest.mark.parametrize("thing", EVERYTHING, ids=repr)
-def test_what_is_printed_is_what_makes_it(thing):
+def test_the_repr_evaluates_to_an_equal_object(thing):
     assert eval(repr(thing)) == thing
 
 
@@ -432,7 +432,7 @@ class TestDeviceResources:
         resources.get_kvm_mem_slots().clear()
         assert list(resources) == ONE_OF_EACH
 
-    def test_equality_goes_by_contents_and_order(self):
+    def test_device_resources_are_equal_if_contents_and_order_are(self):
         assert DeviceResources(ONE_OF_EACH) == DeviceResources(ONE_OF_EACH)
         assert DeviceResources(ONE_OF_EACH) != DeviceResources(ONE_OF_EACH[::-1])
         assert DeviceResources() != []

@@ -1,4 +1,4 @@
-"""Traces: what the recorder keeps, what files give back, and what a replay notices."""
+"""Traces: recording, files, and replays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from helpers import DEADLOCK, Worker
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dbs_device import DeviceIo, DeviceIoMut, DeviceResources, IoAddress, IoManager, Mutex, NoDeviceError, Resource
@@ -32,7 +33,6 @@ from dbs_device.trace import (
 
 DATA = Path(__file__).parent / "data"
 TRACES = sorted(DATA.glob("*_trace.npz"))
-DEADLOCK = 30.0  # seconds after which a test fails instead of hanging
 RAM_BASE, RAM_SIZE = 0x1000, 0x100
 PORT_BASE, PORT_COUNT = 0x3F8, 8
 
@@ -311,15 +311,11 @@ class TestRecorder:
     def test_two_threads_lose_nothing(self):
         recorder = TraceRecorder(make_manager(straddle="pass"))
         count, start = 3000, threading.Barrier(3)
-        failures = []
 
         def guest(offset, access):
-            try:
-                start.wait(DEADLOCK)
-                for value in range(count):
-                    access(RAM_BASE + offset, value)
-            except Exception as error:
-                failures.append(error)
+            start.wait(DEADLOCK)
+            for value in range(count):
+                access(RAM_BASE + offset, value)
 
         def store(addr, value):
             recorder.mmio_store(addr, 4, value)
@@ -327,13 +323,8 @@ class TestRecorder:
         def write_run(addr, value):
             recorder.mmio_write(addr, value.to_bytes(3, "little"))
 
-        jobs = [(0, store), (8, store), (16, write_run)]
-        threads = [threading.Thread(target=guest, args=job) for job in jobs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLOCK)
-        assert failures == []
+        for worker in [Worker(guest, *job) for job in ((0, store), (8, store), (16, write_run))]:
+            worker.result()
         accesses = recorder.trace.accesses
         assert len(accesses) == 5 * count
         for offset in (0, 8):
@@ -358,7 +349,7 @@ class TestRecorder:
             (Space.MMIO, RAM_BASE, RAM_BASE + RAM_SIZE - 1, "Memory"),
         )
 
-    def test_it_says_what_it_is(self):
+    def test_repr_of_a_recorder(self):
         recorder = TraceRecorder(make_manager())
         recorder.pio_out(PORT_BASE, 1, 1)
         assert repr(recorder) == f"<TraceRecorder of {recorder.manager!r}: 1 access, on>"
@@ -389,11 +380,11 @@ class TestTrace:
             assert part.ranges == MAP
         assert len(EXAMPLE[:0]) == 0
 
-    def test_a_field_by_its_name_is_no_trace(self):
+    def test_a_trace_is_not_indexed_by_field_names(self):
         with pytest.raises(TypeError, match=r"^a Trace takes a 1-D array of ACCESS_DTYPE$"):
             EXAMPLE["addr"]
 
-    def test_equality_goes_by_accesses_and_ranges(self):
+    def test_traces_are_equal_if_their_accesses_and_ranges_are(self):
         twin = Trace(EXAMPLE.accesses.copy(), MAP)
         assert twin == EXAMPLE
         assert EXAMPLE[:2] != EXAMPLE
@@ -622,7 +613,7 @@ class TestFiles:
             "uboot_x86_trace.npz",
         ]
 
-    def test_seabios_probes_fifteen_times_what_nobody_owns(self):
+    def test_seabios_makes_fifteen_unowned_accesses(self):
         *_, nobodys = Trace.load(DATA / "seabios_uc_trace.npz").summary()
         assert nobodys.name is None
         assert nobodys.reads + nobodys.writes == 15
@@ -824,7 +815,7 @@ class TestReplay:
         assert result.differing == ()
         assert str(result) == "5 accesses, 3 reads compared, no differences"
 
-    def test_the_accesses_arrive_as_they_were(self):
+    def test_a_replay_makes_the_recorded_accesses(self):
         recorder = TraceRecorder(make_manager(open_bus=0))
         result = replay(EXAMPLE, recorder)
         assert result.accesses == 5
@@ -877,7 +868,7 @@ class TestReplay:
             replay(EXAMPLE, recorder, ignore="rtc")
         assert len(recorder) == 0
 
-    def test_an_error_comes_out_with_the_access_that_it_is_of(self):
+    def test_an_exception_comes_out_with_a_note_that_names_the_access(self):
         manager = IoManager()
         manager.register_device_io(Failing(), DeviceResources([Resource.MmioAddressRange(0, 8)]))
         with pytest.raises(OSError, match="no medium") as caught:
@@ -887,7 +878,7 @@ class TestReplay:
             replay(make_trace((0, 0, 0x80, 1, 0xFF)), manager)
         assert missing.value.__notes__ == ["in the replay of access 0: a read of 1 byte at PIO 0x80"]
 
-    def test_open_bus_answers_for_nobody(self):
+    def test_an_open_bus_answers_unowned_accesses(self):
         trace = make_trace((0, 0, 0x80, 1, 0xFF), (0, 1, 0x80, 1, 0), (1, 0, 0, 8, 2**64 - 1))
         assert replay(trace, IoManager(open_bus=0xFF)).differences == 0
         assert replay(trace, IoManager(open_bus=0)).differing == (0, 2)
@@ -931,12 +922,54 @@ ACCESSES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(accesses=ACCESSES, byteorder=st.sampled_from(["little", "big"]), open_bus=st.sampled_from([None, 0, 0xFF]))
-def test_what_was_recorded_replays_without_difference(accesses, byteorder, open_bus, tmp_path_factory):
-    options = {"byteorder": byteorder, "open_bus": open_bus}
+replayed_by_byte = pytest.mark.xfail(
+    strict=True, reason="recorded as a run of bytes, each of which a replay makes by itself, under the rules for one"
+)
+
+
+@replayed_by_byte
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+def test_an_access_of_an_odd_size_that_the_open_bus_answered_replays_without_difference(write):
+    recorder = TraceRecorder(make_manager(open_bus=0xFF))
+    # Two bytes before the range and the first one in it: the device is not called.
+    if write:
+        recorder.mmio_write(RAM_BASE - 2, b"\x11\x22\x33")
+    else:
+        recorder.mmio_read(RAM_BASE - 2, bytearray(3))
+    recorder.mmio_load(RAM_BASE, 1)
+    assert recorder.trace[-1].value == 0
+    assert replay(recorder.trace, make_manager(open_bus=0xFF)).differences == 0
+
+
+@replayed_by_byte
+def test_an_access_of_an_odd_size_that_was_passed_to_its_device_replays_without_difference():
+    recorder = TraceRecorder(make_manager(straddle="pass"))
+    recorder.mmio_write(RAM_BASE + RAM_SIZE - 1, b"\x11\x22\x33")
+    assert replay(recorder.trace, make_manager(straddle="pass")).differences == 0
+
+
+def is_torn(bus, offset, size):
+    """Return whether an access is recorded as bytes of which some are in the range and others are not."""
+    count = RAM_SIZE if bus == "mmio" else PORT_COUNT
+    inside = range(max(offset, 0), min(offset + size, count))
+    return size not in (1, 2, 4, 8) and 0 < len(inside) < size
+
+
+@given(
+    accesses=ACCESSES,
+    options=st.fixed_dictionaries(
+        {
+            "byteorder": st.sampled_from(["little", "big"]),
+            "open_bus": st.sampled_from([None, 0, 0xFF]),
+            "straddle": st.sampled_from(["reject", "pass"]),
+        }
+    ),
+)
+def test_what_was_recorded_replays_without_difference(accesses, options, tmp_path_factory):
     recorder = TraceRecorder(make_manager(**options))
     for bus, form, write, offset, size, bits in accesses:
+        if is_torn(bus, offset, size):
+            continue  # does not replay as it was recorded: the tests above, which are expected to fail
         base = RAM_BASE if bus == "mmio" else PORT_BASE
         contents = bytearray((bits % 256**size).to_bytes(size, "little"))
         try:
@@ -944,7 +977,7 @@ def test_what_was_recorded_replays_without_difference(accesses, byteorder, open_
                 getattr(recorder, f"{bus}_{'write' if write else 'read'}")(base + offset, contents)
             elif write:
                 store = recorder.mmio_store if bus == "mmio" else recorder.pio_out
-                store(base + offset, size, int.from_bytes(contents, byteorder))
+                store(base + offset, size, int.from_bytes(contents, options["byteorder"]))
             else:
                 (recorder.mmio_load if bus == "mmio" else recorder.pio_in)(base + offset, size)
         except (NoDeviceError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,12 +15,13 @@ import weakref
 import numpy as np
 import pytest
 from helpers import (
+    ENOUGH_TO_GO_WRONG,
     MMIO,
     PIO,
-    SPACES,
     Recorder,
     Worker,
     assert_unlocked,
+    each_space,
     map_both,
     on_another_thread,
     ranges_of,
@@ -37,12 +39,9 @@ from dbs_device import (
     TransactionError,
 )
 
-each_space = pytest.mark.parametrize("space", SPACES, ids=repr)
-
-FINISHED = r"^the transaction is finished$"
-FOREIGN = r"^the transaction belongs to another thread$"
-NESTED = r"^this thread has a transaction open on this IoManager: make the change in it, or finish it first$"
-ENOUGH_TO_GO_WRONG = 0.05  # seconds that a thread is given to do what it must not do
+FINISHED = "finished"
+FOREIGN = "another thread"
+NESTED = r"\bthis thread\b.*\bopen\b"
 
 
 # ----------------------------------------------------------------------------- commit and cancel
@@ -190,7 +189,7 @@ def test_a_transaction_that_ends_while_a_call_reads_its_resources_refuses_the_ca
 
 
 def test_a_finalizer_that_uses_a_transaction_in_the_middle_of_its_commit_does_no_harm():
-    """The garbage collector may run it between any two steps. In a process of its own, which a failure takes along."""
+    """The garbage collector may run it between any two steps. In a process of its own, which a failure would crash."""
     program = """
         import gc
         from dbs_device import DeviceIo, IoManager, Resource, TransactionError
@@ -239,7 +238,7 @@ def test_a_finalizer_that_uses_a_transaction_in_the_middle_of_its_commit_does_no
 
 
 def test_a_transaction_is_not_made_by_users():
-    with pytest.raises(TypeError, match=r"^a Transaction is made by IoManager.begin_tx\(\)$"):
+    with pytest.raises(TypeError, match=r"IoManager\.begin_tx\(\)"):
         Transaction()
     with pytest.raises(TypeError):
         type("Mine", (Transaction,), {})
@@ -248,7 +247,7 @@ def test_a_transaction_is_not_made_by_users():
 # ----------------------------------------------------------------------------- one call of a transaction
 
 
-def test_a_call_that_fails_leaves_the_transaction_as_it_was_and_going_on():
+def test_a_call_that_fails_leaves_the_transaction_unchanged_and_open():
     owner, first = Recorder("owner"), Recorder("first")
     manager = map_both(owner)
     with manager.begin_tx() as transaction:
@@ -264,7 +263,7 @@ def test_a_call_that_fails_leaves_the_transaction_as_it_was_and_going_on():
             transaction.register_device_io(Recorder("second"), [PIO.range(0, 1), PIO.range(0, 0)])
         with pytest.raises(TypeError):
             transaction.register_device_io(object(), [PIO.range(0, 1)])
-        with pytest.raises(NoDeviceError, match=r"^no PIO range 0x0\.\.0x0 is registered$"):
+        with pytest.raises(NoDeviceError, match=r"^no PIO range 0x0\.\.0x0 "):
             transaction.unregister_device_io([MMIO.range(0x300, 0x10), MMIO.range(0x100, 0x100), PIO.range(0, 1)])
         with pytest.raises(NoDeviceError):
             transaction.unregister_device_io([MMIO.range(0x300, 0x10), MMIO.range(0x300, 0x10)])
@@ -296,7 +295,7 @@ def test_find_sees_what_will_be(space):
 def test_find_takes_a_bus_by_name_and_an_address_of_it(space):
     transaction = IoManager().begin_tx()
     for bus in ("mmio", "ISA", None, 2, space.bus(IoManager())):
-        with pytest.raises(ValueError, match=r'^a space is "MMIO" or "PIO", not '):
+        with pytest.raises(ValueError, match=rf'"MMIO" or "PIO", not {re.escape(repr(bus))}$'):
             transaction.find(bus, 0)
     for outside in (-1, space.last + 1):
         with pytest.raises(OverflowError):
@@ -358,7 +357,15 @@ def test_everything_can_be_removed_and_another_thing_put_in_its_place(space):
     assert ranges_of(space.bus(manager)) == []
 
 
-@pytest.mark.parametrize(("order", "count"), [("random", 65536), ("ascending", 4096), ("descending", 4096)])
+@pytest.mark.parametrize(
+    ("order", "count"),
+    [
+        ("random", 4096),
+        ("ascending", 4096),
+        ("descending", 4096),
+        pytest.param("random", 65536, marks=pytest.mark.slow),
+    ],
+)
 def test_many_ranges_in_one_transaction_in_any_order(order, count):
     manager = IoManager()
     device = DeviceIo()
@@ -375,8 +382,8 @@ def test_many_ranges_in_one_transaction_in_any_order(order, count):
     assert (bus.find_many(bus.lasts) == np.arange(count)).all()
 
 
-def test_many_ranges_in_one_call():
-    count = 65536
+@pytest.mark.parametrize("count", [4096, pytest.param(65536, marks=pytest.mark.slow)])
+def test_many_ranges_in_one_call(count):
     manager = IoManager()
     device = DeviceIo()
     ranges = [MMIO.range(number * 0x40, 0x20) for number in range(count)]
@@ -593,7 +600,7 @@ def test_a_thread_that_ends_with_a_transaction_open_cancels_it(ending):
         kept[0].commit()
 
 
-def test_a_thread_that_ends_lets_those_in_who_wait():
+def test_a_thread_that_ends_admits_the_writers_that_wait():
     manager = IoManager()
     begun, may_end = threading.Event(), threading.Event()
     kept = []
@@ -642,7 +649,7 @@ def test_a_manager_dropped_with_a_transaction_open_is_freed():
     assert gone() is None
 
 
-def test_a_call_that_fails_lets_go_of_the_lock():
+def test_a_call_that_fails_releases_the_lock():
     manager = map_both(Recorder())
 
     def broken():
@@ -664,7 +671,7 @@ def test_a_call_that_fails_lets_go_of_the_lock():
 
 
 def test_no_code_of_users_runs_with_the_lock_held():
-    """What a registration calls (properties of the device, the iterator of resources) may itself make changes."""
+    """A registration evaluates properties of the device and the iterator of resources, which may make changes."""
 
     class Looked(DeviceIo):
         @property

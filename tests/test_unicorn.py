@@ -19,6 +19,7 @@ from unicorn import (
 from unicorn.arm64_const import UC_ARM64_REG_X0, UC_ARM64_REG_X1
 from unicorn.x86_const import UC_X86_REG_XMM0
 from unicorn_guest import (
+    ANSWER,
     CODE,
     DEVICE,
     LOOP_FOREVER,
@@ -45,8 +46,6 @@ from unicorn_guest import (
 
 from dbs_device import IoAddress, IoManager, NativeDevice, NoDeviceError, PioAddress
 from dbs_device.unicorn import attach
-
-ANSWER = bytes(range(0x81, 0x91))
 
 each_size = pytest.mark.parametrize("size", [1, 2, 4])
 
@@ -120,7 +119,7 @@ def test_a_native_device_is_served_too() -> None:
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
 def test_the_byte_order_of_the_manager_is_for_its_own_integers(byteorder: str) -> None:
-    """The guest's order is Unicorn's affair: a manager may serve guests of both."""
+    """The guest's order is Unicorn's: a manager may serve guests of both."""
     guest = guest_with(Recorder(answer=ANSWER), byteorder=byteorder)
     assert guest.run(load(DEVICE)) == int.from_bytes(ANSWER[:4], "little")
     assert guest.manager.mmio_load(DEVICE, 4) == int.from_bytes(ANSWER[:4], byteorder)  # type: ignore[arg-type]
@@ -149,7 +148,7 @@ def test_a_64_bit_guest_reaches_the_last_bytes_of_the_address_space() -> None:
     assert uc.reg_read(UC_ARM64_REG_X0) == int.from_bytes(ANSWER[:4], "little")
 
 
-# -- several devices, and addresses that none owns
+# -- several devices, and unowned addresses
 
 
 def guest_with_two_devices_in_a_page(**options: int | str) -> tuple[Guest, Recorder, Recorder]:
@@ -216,7 +215,7 @@ def test_an_mmio_access_that_runs_past_a_range_is_refused() -> None:
     assert device.calls == []
 
 
-def test_a_straddling_access_is_passed_on_where_the_manager_says_so() -> None:
+def test_a_straddling_access_is_passed_if_the_manager_allows_it() -> None:
     guest, low, _ = guest_with_two_devices_in_a_page(straddle="pass")
     assert guest.run(port_in(0x62, 4)) == int.from_bytes(ANSWER[:4], "little")
     assert accesses_of(low) == [(2, 4)]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unicorn import UC_ERR_READ_UNMAPPED, UC_ERR_WRITE_UNMAPPED, UC_PROT_ALL, UcError
 from unicorn_guest import (
-    CODE,
+    ANSWER,
     DEVICE,
     PAGE,
     PORT,
+    WORD,
     Calls,
     Guest,
     accesses_of,
@@ -33,8 +34,6 @@ from unicorn_guest import (
 
 from dbs_device import DeviceOverlapError, GuestMemoryError, IoManager, NoDeviceError
 
-ANSWER = bytes(range(0x81, 0x91))
-WORD = int.from_bytes(ANSWER[:4], "little")
 SWITCH = 0x500  # the port whose device makes the change
 
 Change = Callable[[Guest], Any]
@@ -126,7 +125,7 @@ def test_ports_are_used_at_once_and_gone_at_once(way: Callable[..., int]) -> Non
 @pytest.mark.parametrize(
     ("code", "errno"), [(load(DEVICE), UC_ERR_READ_UNMAPPED), (store(DEVICE), UC_ERR_WRITE_UNMAPPED)]
 )
-def test_the_page_of_a_removed_range_goes(way: Callable[..., int], code: bytes, errno: int) -> None:
+def test_the_page_of_a_removed_range_is_unmapped(way: Callable[..., int], code: bytes, errno: int) -> None:
     guest = guest_with(device := Recorder())
     with pytest.raises(UcError) as caught:
         way(guest, lambda g: g.manager.unregister_device_io(mmio(DEVICE)), code)
@@ -336,7 +335,7 @@ def test_a_page_in_the_way_stops_the_guest(way: Callable[..., int]) -> None:
     intruder = Recorder("intruder")
     with pytest.raises(
         GuestMemoryError,
-        match=r"^MMIO range 0x20800\.\.0x208ff of <intruder> needs a page of 0x20000\.\.0x20fff, which the guest has ",
+        match=r"^MMIO range 0x20800\.\.0x208ff of <intruder> .*0x20000\.\.0x20fff\b",
     ):
         way(
             guest,
@@ -382,6 +381,22 @@ def test_detaching_does_not_mind_a_page_in_the_way() -> None:
     guest.manager.register_device_io(Recorder(), mmio(DEVICE + PAGE))
     guest.bridge.detach()
     assert guest.mapped == [(DEVICE + PAGE, DEVICE + 2 * PAGE - 1)]
+
+
+def test_a_late_callback_of_a_detached_bridge_maps_nothing() -> None:
+    """A callback that is under way on another thread may come when the bridge has been detached."""
+
+    class Late(IoManager):
+        def on_change(self, callback):
+            self.callback = callback
+            return super().on_change(callback)
+
+    manager = Late()
+    guest = Guest(manager)
+    guest.bridge.detach()
+    manager.register_device_io(Recorder(), mmio(DEVICE))
+    manager.callback((), ())
+    assert guest.mapped == []
 
 
 def test_memory_that_the_guest_has_given_up_may_become_a_device() -> None:
@@ -444,6 +459,5 @@ def test_pages_and_accesses_agree_with_the_ranges_after_any_changes(steps: list[
         for slot, device in taken.items():
             assert guest.run(set_eax(0), load(DEVICE + slot * SLOT, 1)) == slot + 1
             device.calls.clear()
-    assert guest.eip >= CODE
     guest.bridge.detach()
     assert guest.mapped == []

@@ -1,4 +1,4 @@
-"""What a device raises under the Unicorn bridge: it stops the guest, and comes out as it was raised."""
+"""Exceptions of devices under the Unicorn bridge: they stop the guest, and come out unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dbs_device import DeviceIo, DeviceModelError, NoDeviceError
 
 
 class DeviceFaultError(Exception):
-    """What the devices of these tests raise."""
+    """Raised by the devices of these tests."""
 
 
 class Failing(DeviceIo):
@@ -197,7 +197,7 @@ def test_uc_emu_start_itself_raises_it() -> None:
         assert caught.value is error
 
 
-def test_it_comes_out_on_the_thread_of_the_guest() -> None:
+def test_an_exception_comes_out_on_the_thread_of_the_guest() -> None:
     guest = guest_with(Failing())
     with pytest.raises(DeviceFaultError):
         on_another_thread(guest.run, load(DEVICE))
@@ -220,7 +220,7 @@ def test_an_exception_in_a_nested_run_comes_out_of_that_run() -> None:
     assert caught == [failing.error]
 
 
-def test_it_passes_through_a_nested_run() -> None:
+def test_an_exception_passes_through_a_nested_run() -> None:
     guest = guest_with(failing := Failing())
     guest.uc.mem_write(SCRATCH, load(DEVICE))
     guest.manager.register_device_io(
@@ -232,7 +232,23 @@ def test_it_passes_through_a_nested_run() -> None:
     assert failing.accesses == 1
 
 
-def test_an_exception_is_let_go_with_what_it_refers_to() -> None:
+def test_of_several_exceptions_the_first_comes_out_and_the_others_are_forgotten() -> None:
+    """A handler that has made another device fail, by an access of its own to the guest's memory, fails itself."""
+    guest = guest_with(failing := Failing())
+
+    def fail_too() -> None:
+        guest.uc.mem_read(DEVICE, 4)
+        raise DeviceFaultError("second")
+
+    guest.manager.register_device_io(Calls(fail_too), ports(PORT + 0x10))
+    with pytest.raises(DeviceFaultError) as caught:
+        guest.run(port_in(PORT + 0x10))
+    assert caught.value is failing.error
+    assert failing.accesses == 1
+    assert guest.run(set_eax(7)) == 7
+
+
+def test_an_exception_is_freed_without_a_garbage_collection() -> None:
     """No cycle through the frame of `emu_start` keeps the device's frames alive."""
     of_the_handler: list[weakref.ref[Recorder]] = []
 
@@ -251,7 +267,7 @@ def test_an_exception_is_let_go_with_what_it_refers_to() -> None:
         gc.enable()
 
 
-def test_a_value_that_python_cannot_make_of_a_device_is_no_concern_of_the_guest() -> None:
+def test_an_exception_of_the_view_itself_comes_out_too() -> None:
     """A handler's wrong use of its buffer is an exception like any other."""
 
     class Overflowing(DeviceIo):
@@ -267,7 +283,7 @@ def test_a_value_that_python_cannot_make_of_a_device_is_no_concern_of_the_guest(
 def test_detaching_in_a_handler_is_refused() -> None:
     guest = Guest()
     guest.manager.register_device_io(Calls(lambda: guest.bridge.detach()), ports(PORT))
-    with pytest.raises(DeviceModelError, match="cannot detach while the guest is running"):
+    with pytest.raises(DeviceModelError, match=r"\bdetach\b.*\brunning\b"):
         guest.run(port_in(PORT))
     assert guest.run(set_eax(7)) == 7
 
@@ -275,5 +291,5 @@ def test_detaching_in_a_handler_is_refused() -> None:
 def test_detaching_on_another_thread_while_the_guest_runs_is_refused() -> None:
     guest = Guest()
     guest.manager.register_device_io(Calls(lambda: on_another_thread(guest.bridge.detach)), ports(PORT))
-    with pytest.raises(DeviceModelError, match="cannot detach while the guest is running"):
+    with pytest.raises(DeviceModelError, match=r"\bdetach\b.*\brunning\b"):
         guest.run(port_in(PORT))

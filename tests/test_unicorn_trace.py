@@ -1,4 +1,4 @@
-"""Recording what a guest does through the Unicorn bridge."""
+"""Recording a guest's accesses through the Unicorn bridge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from helpers import Recorder
 from unicorn import UC_ARCH_M68K, UC_MODE_BIG_ENDIAN, Uc
 from unicorn.m68k_const import UC_M68K_REG_A0, UC_M68K_REG_D0
 from unicorn_guest import (
+    ANSWER,
     CODE,
     DEVICE,
     PORT,
@@ -30,7 +31,6 @@ from dbs_device import IoManager, NoDeviceError
 from dbs_device.trace import AccessCount, Space, TraceRecorder, replay
 from dbs_device.unicorn import attach
 
-ANSWER = bytes(range(0x81, 0x91))
 ByteOrder = Literal["little", "big"]
 each_byteorder = pytest.mark.parametrize("byteorder", ["little", "big"])
 

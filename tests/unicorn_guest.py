@@ -18,6 +18,8 @@ CODE = 0x1000
 SCRATCH = 0x2000
 DEVICE = 0x8000  # where most tests put their first MMIO range
 PORT = 0x60
+ANSWER = bytes(range(0x81, 0x91))  # of most devices
+WORD = int.from_bytes(ANSWER[:4], "little")
 
 
 def _prefixed(size: int, byte_code: str, word_code: str) -> bytes:

@@ -19,6 +19,7 @@ COPIED = (
     "docs",
     "tools",
     "setup.py",
+    "conftest.py",
     "pyproject.toml",
     "README.md",
     "LICENSE",

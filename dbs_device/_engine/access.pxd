@@ -1,8 +1,8 @@
 """One access: the look-up, who serves it, the call of the device. The rules are here, for Python's callers and for C's.
 
 Functions that make an access without the GIL return 0 when it was served, 1 when it is unowned (no range has it, or it
-leaves the range that it starts in), and -1 when an exception is set. They are `noexcept`, so that each is inlined as one
-path: checks for an exception after each call, with a traceback entry for each, would be most of their code.
+leaves the range that it starts in), and -1 when an exception is set. They are `noexcept`, so that each is inlined as
+one path: checks for an exception after each call, with a traceback entry for each, would be most of their code.
 
 The look-up comes before anything else, and a device finds the memory of a read zeroed.
 """

@@ -10,7 +10,19 @@ from libc.string cimport memcpy, memset
 
 from .buffers cimport BounceBuffer, borrow_bounce_buffer, flat_view_of, open_view, return_bounce_buffer
 from .platform cimport DBS_BYTES, DBS_FLAT_VIEW, DBS_OTHER, dbs_keep_thread_state, dbs_usual_memory
-from .tables cimport MMIO, PIO, IoTables, RangeEntry, RangeTable, Ranges, Slot, SpaceId, address_object, find_range, space_of
+from .tables cimport (
+    MMIO,
+    PIO,
+    IoTables,
+    RangeEntry,
+    RangeTable,
+    Ranges,
+    Slot,
+    SpaceId,
+    address_object,
+    find_range,
+    space_of,
+)
 
 import operator
 

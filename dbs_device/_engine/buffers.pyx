@@ -48,7 +48,7 @@ cdef bint holds_references(const char *format) noexcept:
 cdef object open_view(object data, bint for_read):
     """Return a memoryview of `data`, with whose memory an access can be made.
 
-    `TypeError`: not a buffer. `BufferError`: not C-contiguous, holding references to objects, or, for a read, read-only.
+    `TypeError`: not a buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, read-only.
     `ValueError`: empty, or a released memoryview.
     """
     cdef object view

@@ -9,7 +9,6 @@ from .platform cimport set_public_name
 from .tables cimport (
     PIO,
     IoTables,
-    PublishedTables,
     RangeEntry,
     RangeTable,
     Slot,

@@ -13,7 +13,6 @@ from libc.string cimport memcpy
 from .access cimport address_of
 from .platform cimport set_public_name
 from .tables cimport (
-    MMIO,
     PIO,
     IoTables,
     PublishedTables,

@@ -179,10 +179,13 @@ cdef void call_sync(GuestBus bus) noexcept with gil:
         latch(&bus.context, error)
 
 
-cdef void call_record(GuestBus bus, Operation operation, uint64_t address, size_t size, uint64_t value) noexcept with gil:
+cdef void call_record(
+    GuestBus bus, Operation operation, uint64_t address, size_t size, uint64_t value
+) noexcept with gil:
     cdef uint64_t mask = ~<uint64_t>0 >> (64 - 8 * size)
     try:
-        bus.record(operation in (MMIO_LOAD, MMIO_STORE), operation in (MMIO_STORE, PIO_OUT), address, size, value & mask)
+        is_write = operation in (MMIO_STORE, PIO_OUT)
+        bus.record(operation in (MMIO_LOAD, MMIO_STORE), is_write, address, size, value & mask)
     except BaseException as error:
         latch(&bus.context, error)
 

@@ -1,4 +1,4 @@
-"""Boot the PC and show what its guest prints, then which devices it has used."""
+"""Boot the PC and show the output of its guest, then the devices that it has used."""
 
 from __future__ import annotations
 

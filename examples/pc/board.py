@@ -1,6 +1,6 @@
 """The motherboard: every device of the PC, on one I/O manager.
 
-It needs no processor: a recorded trace that is replayed drives it as well.
+It needs no processor: a replayed trace drives it as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Board"]
 MIB = 1 << 20
 COM1 = 0x3F8
 
-# Bytes of the CMOS memory that firmware agrees on.
+# The usual bytes of the CMOS memory.
 CMOS_EXTENDED_MEMORY = 0x34  # and 0x35: above 16 MiB, in units of 64 KiB
 CMOS_BOOT_ORDER = 0x3D
 BOOT_DISK_THEN_FLOPPY = 0x21
@@ -61,7 +61,7 @@ class Board:
     vgabios : bytes
         Option ROM of the VGA.
     serial, debug : callable
-        Take the bytes that the guest sends to COM1 and to the debug console.
+        Receive the bytes that the guest sends to COM1 and to the debug console.
     stop : callable
         Called with the reason when the guest powers the machine off or resets it.
     """
@@ -135,7 +135,7 @@ class Board:
                 self._register(transaction, device, device.get_trapped_io_resources())
 
     def _configure_firmware(self, ram_size: int, vgabios: bytes) -> None:
-        """Tell the firmware what the machine consists of."""
+        """Describe the machine to the firmware."""
         above_16_mib = (ram_size - 16 * MIB) >> 16
         self.rtc[CMOS_EXTENDED_MEMORY], self.rtc[CMOS_EXTENDED_MEMORY + 1] = above_16_mib & 0xFF, above_16_mib >> 8
         self.rtc[CMOS_BOOT_ORDER] = BOOT_DISK_THEN_FLOPPY
@@ -146,7 +146,7 @@ class Board:
         self.fw_cfg.add_file("vgaroms/vgabios.bin", vgabios)
 
     def _move_acpi(self, base: int | None) -> None:
-        """Hot-plug the ACPI registers at the place that the guest has just chosen, from inside its own access."""
+        """Hot-plug the ACPI registers at the base that the guest has just set, from inside its own access."""
         resources = self.acpi.resources_at(base)
         with self.manager.begin_tx() as transaction:
             transaction.unregister_device_io(self.acpi.get_trapped_io_resources())
@@ -154,7 +154,7 @@ class Board:
         self.acpi.assign_resources(resources)
 
     def _show_smram(self, shown: bool) -> None:
-        """Swap what owns the window at 0xA0000: the VGA, or the RAM behind it. No access falls in between."""
+        """Switch the window at 0xA0000 between the VGA and the RAM behind it. No access sees it without an owner."""
         with self.manager.begin_tx() as transaction:
             transaction.unregister_device_io(self.vga.memory_window)
             self._register(transaction, self.smram if shown else self.vga, self.vga.memory_window)
@@ -165,11 +165,11 @@ class Board:
 
     @property
     def meters(self) -> list[AccessMeter]:
-        """The counts of accesses to each device that has ever been registered."""
+        """The access counts of each device that has ever been registered."""
         return list(self._meters.values())
 
 
 def _edge(line: IrqLine) -> None:
-    """Make a rising edge. The level stays high: a request that falls before it is acknowledged would be withdrawn."""
+    """Make a rising edge. The level stays high: falling before the acknowledge would withdraw the request."""
     line(False)
     line(True)

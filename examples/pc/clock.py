@@ -1,8 +1,8 @@
-"""The machine's time, and what is to happen when it has come.
+"""The machine's time, and callbacks at a given time.
 
-Devices ask for the time by `Clock.now()` and are called back through `Clock.call_at()`. Callbacks run inside `now()`,
-so a device that looks at the clock first sees everything that was due before. A callback is given the time, and does
-not ask for it: between two looks no time passes.
+Devices read the time by `Clock.now()`, and `Clock.call_at()` schedules callbacks. These run inside `now()`, so that a
+device that reads the clock first sees the effects of everything that was due. A callback is passed the time instead of
+reading it: no time passes between two reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NS_PER_SECOND = 1_000_000_000
 
 
 Callback: TypeAlias = Callable[[int], None]
-"""What is called when a time has come: with the time that it is by then, which may be later."""
+"""A scheduled function, called with the current time, which may be later than the scheduled one."""
 
 
 class Timer:
-    """A callback that waits for its time; `cancel()` takes it back."""
+    """A scheduled callback; `cancel()` removes it."""
 
     __slots__ = ("callback",)
 
@@ -32,7 +32,7 @@ class Timer:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Make sure that the callback is not called any more."""
+        """Prevent the callback from being called."""
         self.callback = None
 
 
@@ -41,22 +41,22 @@ class Clock(ABC):
 
     def __init__(self) -> None:
         self._queue: list[tuple[int, int, Timer]] = []
-        self._sequence = itertools.count()  # timers of the same time run in the order in which they were set
+        self._sequence = itertools.count()  # timers of equal time run in the order in which they were set
 
     @abstractmethod
     def read(self) -> int:
-        """Return the time without running any callback."""
+        """Return the time without running callbacks."""
 
     @abstractmethod
     def wait_until(self, when: int) -> None:
-        """Let the time pass until `when`, because the processor has nothing to do before."""
+        """Advance to `when`: the processor is idle until then."""
 
     @abstractmethod
     def count_work(self, duration: int) -> None:
-        """Take note that the processor has worked as long as `duration` ns of its own time."""
+        """Account for `duration` ns of the processor's own time."""
 
     def now(self) -> int:
-        """Return the time, after the callbacks that were due by then."""
+        """Run the callbacks that are due, and return the time."""
         now = self.read()
         while self._queue and self._queue[0][0] <= now:
             timer = heapq.heappop(self._queue)[2]
@@ -65,7 +65,7 @@ class Clock(ABC):
         return now
 
     def call_at(self, when: int, callback: Callback) -> Timer:
-        """Have `callback` called at the first look at the clock from `when` on."""
+        """Call `callback` at the first read of the clock from `when` on."""
         timer = Timer(callback)
         heapq.heappush(self._queue, (when, next(self._sequence), timer))
         return timer
@@ -78,10 +78,10 @@ class Clock(ABC):
 
 
 class CountedClock(Clock):
-    """Time that is counted from work: two runs of the same guest see the same times.
+    """Time counted from work: every run of a guest sees the same times.
 
-    It passes as the processor works and, so that a guest which polls for a time to come sees it come, by `step` ns at
-    every look at the clock: about as long as an access to the ISA bus takes.
+    It advances as the processor works and, for guests that poll for a time, by `step` ns at every read of the clock:
+    about the duration of an access to the ISA bus.
     """
 
     def __init__(self, step: int = 1000) -> None:
@@ -101,7 +101,7 @@ class CountedClock(Clock):
 
 
 class WallClock(Clock):
-    """The host's time. Two runs differ in what depends on it."""
+    """The host's time. Runs of a guest may differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,4 +114,4 @@ class WallClock(Clock):
         time.sleep(max(0, when - self.read()) / NS_PER_SECOND)
 
     def count_work(self, duration: int) -> None:
-        """Do nothing: the work has taken its time."""
+        """Do nothing: the work itself has taken time."""

@@ -1,7 +1,7 @@
-"""The processor: a Unicorn x86 CPU, with the interrupts that Unicorn leaves to its user.
+"""The processor: a Unicorn x86 CPU, with the interrupts that Unicorn leaves to its users.
 
-Unicorn has no interrupt lines, and reports an INT instruction instead of executing it. Both kinds are delivered here,
-as a processor does it in real mode; firmware and boot sectors need no other.
+Unicorn has no interrupt lines, and reports an INT instruction instead of executing it. Both kinds of interrupt are
+delivered here, as in real mode; firmware and boot sectors need no other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dbs_device.trace import TraceRecorder
 __all__ = ["Bridge", "Connect", "Processor", "UnsupportedInterruptError", "connect_by_callbacks"]
 
 PAGE_SIZE = 0x1000
-NEVER = 0xFFFF_FFFF  # no instruction begins there
+NEVER = 0xFFFF_FFFF  # not the address of an instruction
 
 PROTECTED_MODE = 0x0000_0001  # CR0
 CR0_AFTER_RESET = 0x6000_0010
@@ -47,24 +47,24 @@ HLT, STI = 0xF4, 0xFB
 
 
 class UnsupportedInterruptError(Exception):
-    """The guest takes an interrupt in protected mode."""
+    """The guest takes an interrupt in protected mode, which is not supported."""
 
 
 class Bridge(Protocol):
-    """A connection of a Uc with a bus."""
+    """A connection between a Uc and a bus."""
 
     def emu_start(self, begin: int, until: int, timeout: int = 0, count: int = 0) -> None:
-        """Let the guest run. An exception of a device comes out."""
+        """Run the guest, and propagate the exceptions of devices."""
 
 
 Connect: TypeAlias = Callable[[Uc, IoManager], Bridge]
-"""How a processor is connected with its bus: `dbs_device.unicorn.attach`, or `connect_by_callbacks`."""
+"""The function that connects a processor and a bus: `dbs_device.unicorn.attach` or `connect_by_callbacks`."""
 
 
 def connect_by_callbacks(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) -> Bridge:
     """Connect through the callbacks of Unicorn's Python binding, for comparison.
 
-    The MMIO ranges have to be there already, and none of them may share a page with another.
+    The MMIO ranges must already be registered, and must not share pages.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def connect_by_callbacks(uc: Uc, manager: IoManager, recorder: TraceRecorder | N
     manager : IoManager
         The bus.
     recorder : TraceRecorder, optional
-        Of that manager: it then sees the accesses.
+        A recorder of that manager, which then serves the accesses.
     """
     return _CallbackBridge(uc, manager, manager if recorder is None else recorder)
 
@@ -101,19 +101,19 @@ class _CallbackBridge:
 
 
 class Processor:
-    """An x86 CPU that begins at the reset vector, with its physical memory.
+    """An x86 CPU that starts at the reset vector, with its physical memory.
 
     Parameters
     ----------
     manager : IoManager
         The bus.
     connect : callable
-        How it is connected with it.
+        Connects the two.
     """
 
     def __init__(self, manager: IoManager, connect: Connect) -> None:
-        # In its 16-bit mode Unicorn cannot resume a guest that it has stopped in protected mode. In its 32-bit mode,
-        # with protection switched off, it follows whatever the guest switches to.
+        # In 16-bit mode, Unicorn cannot resume a guest that was stopped in protected mode. In 32-bit mode, with
+        # protection switched off, it supports all modes that the guest switches to.
         self.uc = Uc(UC_ARCH_X86, UC_MODE_32)
         self._bridge = connect(self.uc, manager)
         self._unsupported: UnsupportedInterruptError | None = None
@@ -124,23 +124,23 @@ class Processor:
         self._write(UC_X86_REG_EIP, RESET_IP)
 
     def map_memory(self, base: int, size: int, content: bytes = b"", permissions: int = UC_PROT_ALL) -> None:
-        """Put memory at a physical address; `content` fills the beginning of it."""
+        """Map memory at a physical address, beginning with `content`."""
         self.uc.mem_map(base, size, permissions)
         self.uc.mem_write(base, content)
 
     def execute(self, count: int) -> None:
-        """Execute up to `count` instructions: fewer if the guest halts, or `stop` is called."""
+        """Execute up to `count` instructions; fewer if the guest halts or `stop` is called."""
         self._bridge.emu_start(self._read(UC_X86_REG_EIP), NEVER, count=count)
         if self._unsupported is not None:
             raise self._unsupported
 
     def stop(self) -> None:
-        """Have `execute` return; to be called while it runs."""
+        """Make a running `execute` return."""
         self.uc.emu_stop()
 
     @property
     def next_instruction(self) -> int:
-        """Its linear address, in real mode or in the flat segments of protected-mode firmware."""
+        """Its linear address, in real mode or in flat protected-mode segments."""
         base = 0 if self._read(UC_X86_REG_CR0) & PROTECTED_MODE else self._read(UC_X86_REG_CS) << 4
         return base + self._read(UC_X86_REG_EIP)
 
@@ -151,16 +151,16 @@ class Processor:
 
     @property
     def halted(self) -> bool:
-        """Whether it has halted, for all one can see: Unicorn does not tell, but its last instruction ends like HLT."""
+        """Whether it seems to have halted: Unicorn does not say, but the last instruction ends like HLT."""
         return self._last_byte() == HLT
 
     @property
     def in_sti_shadow(self) -> bool:
-        """Whether it may have executed STI last, and then takes no interrupt before the next instruction, often HLT."""
+        """Whether it may have just executed STI, and takes no interrupt before the next instruction, often HLT."""
         return self._last_byte() == STI
 
     def interrupt(self, vector: int) -> None:
-        """Take an interrupt: push FLAGS, CS and IP, and go on where the vector table says."""
+        """Take an interrupt: push FLAGS, CS and IP, and continue at the handler in the vector table."""
         if self._read(UC_X86_REG_CR0) & PROTECTED_MODE:
             raise UnsupportedInterruptError(f"interrupt {vector:#x} in protected mode, at {self.next_instruction:#x}")
         flags = self._read(UC_X86_REG_EFLAGS)
@@ -177,12 +177,12 @@ class Processor:
     def _interrupt_instruction(self, uc: Uc, vector: int, context: Any) -> None:
         try:
             self.interrupt(vector)
-        except UnsupportedInterruptError as error:  # raised by `execute`: from here it could not come out
+        except UnsupportedInterruptError as error:  # raised by `execute`: it cannot propagate from here
             self._unsupported = error
             uc.emu_stop()
 
     def _map_open_bus(self, uc: Uc, access: int, address: int, size: int, value: int, context: Any) -> bool:
-        """Let an address that nothing decodes read as all ones, as on a PC, where firmware probes what may be there."""
+        """Make an undecoded address read as all ones, as on a PC: firmware probes for devices."""
         uc.mmio_map(
             address & -PAGE_SIZE,
             PAGE_SIZE,
@@ -194,7 +194,7 @@ class Processor:
         return True
 
     def _last_byte(self) -> int:
-        """Return the byte before the next instruction: the whole last one, if that was HLT or STI."""
+        """Return the byte before the next instruction: the last instruction, if that was HLT or STI."""
         return int(self.uc.mem_read((self.next_instruction - 1) & 0xFFFF_FFFF, 1)[0])
 
     def _read(self, register: int) -> int:

@@ -25,18 +25,18 @@ DEBIAN_VGABIOS = Path("/usr/share/seabios/vgabios-isavga.bin")
 KIB, MIB = 1 << 10, 1 << 20
 RAM_SIZE = 32 * MIB
 LOW_RAM_END, HIGH_RAM_START = 0xA0000, 0x100000
-SHADOW_START = 0xC0000  # RAM where option ROMs and a copy of the firmware go
-FIRMWARE_SHADOW = 128 * KIB  # at the end of it
+SHADOW_START = 0xC0000  # RAM for option ROMs and a copy of the firmware
+FIRMWARE_SHADOW = 128 * KIB  # at its end
 DISK_SIZE = 1 * MIB
 POWER_ON = datetime(2024, 2, 29, 12, 0, 0)
 BOOT_SECTOR = Path(__file__).with_name("boot.bin")
 
-SLICE = 20_000  # instructions between two looks at the interrupt line
+SLICE = 20_000  # instructions between two checks of the interrupt line
 INSTRUCTION_TIME = 10  # ns
 
 
 def ignore(byte: int) -> None:
-    """Take a byte that nobody wants to see."""
+    """Discard a byte."""
 
 
 def default_disk() -> AtaDisk:
@@ -45,7 +45,7 @@ def default_disk() -> AtaDisk:
 
 
 def open_disk(path: Path) -> AtaDisk:
-    """Return a disk with the contents of a file, which the guest's writes do not change."""
+    """Return a disk with a copy of the contents of a file."""
     with path.open("rb") as file:
         return AtaDisk(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
@@ -56,19 +56,19 @@ class Machine:
     Parameters
     ----------
     rom : bytes
-        The firmware, which ends at 4 GiB: a multiple of 4 KiB, at least 128 KiB.
+        The firmware, which ends at 4 GiB: a multiple of 4 KiB, 128 KiB or more.
     vgabios : bytes
-        Option ROM of the VGA; without it the screen is not set up.
+        Option ROM of the VGA; without it, the screen is not initialised.
     disk : AtaDisk, optional
-        By default one with the boot sector of this example.
+        By default, one with the boot sector of this example.
     clock : Clock, optional
-        By default time is counted from work, so that two runs do the same.
+        By default, time is counted from work, so that every run is the same.
     start : datetime
         Date and time at power-on.
     serial, debug : callable
-        Take the bytes that the guest sends to COM1 and to the debug console.
+        Receive the bytes that the guest sends to COM1 and to the debug console.
     connect : callable
-        How the processor is connected with the bus.
+        Connects processor and bus.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Machine:
     processor : Processor
         The CPU.
     stopped : str or None
-        Why the machine has stopped: "power off", "reset" or "halt". None while it runs.
+        Why the machine stopped: "power off", "reset" or "halt". None while it runs.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Machine:
         connect: Connect = attach,
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):
-            raise ValueError(f"a ROM of {len(rom):#x} bytes does not fit: it takes a multiple of 4 KiB from 128 KiB on")
+            raise ValueError(f"a ROM must be a multiple of 4 KiB, 128 KiB or more, not {len(rom)} bytes")
         self.stopped: str | None = None
         self._halted = False  # until an interrupt comes
         self._dead_at: int | None = None  # where the guest has halted with interrupts disabled
@@ -120,7 +120,7 @@ class Machine:
         self.processor.stop()
 
     def run(self, seconds: float | None = None) -> str | None:
-        """Run until the guest stops the machine, or for so many seconds of its own time.
+        """Run until the guest stops the machine, or for a number of seconds of its own time.
 
         Returns
         -------
@@ -147,17 +147,17 @@ class Machine:
         elif processor.interrupts_enabled:
             self._halted = True
         elif processor.next_instruction == self._dead_at:
-            self.stopped = "halt"  # it was no accident: the guest halts here again, and nothing can wake it
+            self.stopped = "halt"  # the guest halts here again, and nothing can wake it
         else:
             self._dead_at = processor.next_instruction
 
     def _wait_for_event(self) -> None:
         event = self.clock.next_event()
-        assert event is not None  # the real-time clock always has a next second
+        assert event is not None  # the real-time clock always has a timer for the next second
         self.clock.wait_until(event)
 
     def _deliver_interrupt(self) -> None:
-        """Have the processor take an interrupt, if there is one that it may take."""
+        """Make the processor take an interrupt, if one is pending and it can."""
         if self._interrupt_is_due() and self.processor.in_sti_shadow:
             self.processor.execute(1)
         if self._interrupt_is_due():

@@ -1,4 +1,4 @@
-"""Counting accesses: a device in front of a device."""
+"""Counting the accesses to a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["AccessMeter"]
 
 
 class AccessMeter(DeviceIo):
-    """Hands every access on to the device behind it, and counts.
+    """Forwards every access to a device, and counts it.
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ class AccessMeter(DeviceIo):
     Attributes
     ----------
     device : DeviceIo
-        The parameter.
+        The device.
     reads, writes : int
-        Accesses of each kind, memory-mapped ones and ports together.
+        Number of MMIO and PIO accesses of each direction.
     """
 
     def __init__(self, device: DeviceIo) -> None:

@@ -1,4 +1,4 @@
-"""Showing a guest's console on the host's."""
+"""Showing a guest's console on that of the host."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FINAL_BYTES = range(0x40, 0x7F)  # end a control sequence
 
 
 class PlainText:
-    """Writes printable characters and line ends as they come, and leaves out the ANSI sequences that move and colour.
+    """Writes printable characters and line ends, and drops ANSI sequences for cursor and colour.
 
-    A guest believes that it has the terminal for itself: firmware begins by resetting it.
+    A guest assumes that it owns the terminal: firmware begins by resetting it.
 
     Parameters
     ----------
     stream : text file
-        Where to write.
+        Receives the output.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -26,7 +26,7 @@ class PlainText:
         self._sequence = b""
 
     def put(self, byte: int) -> None:
-        """Take a byte of the guest's."""
+        """Accept a byte from the guest."""
         if self._sequence:
             self._sequence += bytes((byte,))
             is_control_sequence = self._sequence[1:2] == b"["

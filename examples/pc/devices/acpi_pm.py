@@ -1,4 +1,4 @@
-"""ACPI power management registers, in the range that firmware chooses.
+"""ACPI power management registers, in a range that firmware sets.
 
 Datasheet: Intel 82371AB (PIIX4), "Power management I/O space registers".
 """
@@ -34,7 +34,7 @@ SOFT_OFF = 0x00
 class AcpiPm(PcDevice):
     """The registers. A guest powers the machine off by suspending it to "soft off".
 
-    The system control interrupt is not wired, and the other sleeping states are not entered.
+    The system control interrupt is not wired, and the other sleeping states are not implemented.
 
     Parameters
     ----------
@@ -53,11 +53,11 @@ class AcpiPm(PcDevice):
 
     @staticmethod
     def resources_at(base: int | None) -> DeviceResources:
-        """Return the range that the registers take from a port on, or nothing."""
+        """Return the range of the registers at a base port, or none."""
         return DeviceResources() if base is None else DeviceResources([Resource.PioAddressRange(base, SIZE)])
 
     def assign_resources(self, resources: DeviceResources) -> None:
-        """Take note of where the registers lie now."""
+        """Set the base port of the registers."""
         self._resources = resources
 
     def _ticks(self) -> int:

@@ -17,15 +17,15 @@ CONTROL, STATUS = 0, 1
 
 
 class ApmPorts(IsaDevice):
-    """Two scratch registers; a write to the first one raises an SMI where that is enabled.
+    """Two scratch registers; a write to the first one raises an SMI if that is enabled.
 
-    The processor here has no system management mode. The one thing that firmware waits for is done for it: its SMI
-    handler acknowledges a request by writing 0 to the status port.
+    The processor has no system management mode. The only effect of the SMI handler that firmware waits for is
+    emulated: the handler acknowledges a request by writing 0 to the status port.
 
     Parameters
     ----------
     smi_enabled : callable
-        Whether the power management function lets a write raise an SMI (PIIX4's DEVACTB, APMC_EN).
+        Returns whether the power management function enables SMIs (PIIX4's DEVACTB, APMC_EN).
     base : int
         The control port; the status port is the next one.
     """

@@ -18,12 +18,12 @@ __all__ = ["SECTOR_SIZE", "AtaDisk", "IdeChannel"]
 
 SECTOR_SIZE = 512
 HEADS, SECTORS_PER_TRACK = 16, 63
-MAX_CYLINDERS = 16_383  # what IDENTIFY may claim; larger disks are addressed by LBA
+MAX_CYLINDERS = 16_383  # the most that IDENTIFY may report; larger disks are addressed by LBA
 MAX_LBA28_SECTORS = 1 << 28
 
 
 class Register:
-    """Where the command block's registers lie."""
+    """Offsets of the command block registers."""
 
     DATA = 0
     ERROR = 1  # read
@@ -81,12 +81,12 @@ class Command:
 
 POWER_ACTIVE = 0xFF
 BLOCK_SIZES = (1, 2, 4, 8, 16)
-# Write cache, transfer mode, look-ahead and power-on defaults: there is nothing to choose from here.
+# Write cache, transfer mode, look-ahead and power-on defaults, which have no effect.
 FEATURES_ACCEPTED = (0x02, 0x03, 0x55, 0x66, 0x82, 0xAA, 0xCC)
 
 
 class CommandError(Exception):
-    """A command fails; carries what the error register then says."""
+    """A command fails; the attribute is the value of the error register."""
 
     def __init__(self, error: int) -> None:
         super().__init__(error)
@@ -99,9 +99,9 @@ class AtaDisk:
     Parameters
     ----------
     image : bytearray or mmap
-        The contents, which the guest may change. What is left of a sector at the end is not used.
+        The contents, which the guest may change. An incomplete last sector is not used.
     model, serial, firmware : str
-        What IDENTIFY says. One that is empty is reported as not specified.
+        As reported by IDENTIFY; an empty one as not specified.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class AtaDisk:
         self.image = image
         self.sectors = min(len(image) // SECTOR_SIZE, MAX_LBA28_SECTORS)
         if not self.sectors:
-            raise ValueError(f"a disk takes an image of at least one sector ({SECTOR_SIZE} bytes)")
+            raise ValueError(f"a disk image must have at least one sector ({SECTOR_SIZE} bytes)")
         self.cylinders = max(1, min(self.sectors // (HEADS * SECTORS_PER_TRACK), MAX_CYLINDERS))
         self._names = (model, serial, firmware)
 
@@ -141,7 +141,7 @@ class AtaDisk:
 
 
 def _identify_string(first: int, count: int, text: str) -> dict[int, int]:
-    """Return the words of a string: padded with blanks, the first of two characters in the upper byte."""
+    """Return the words of a string: padded with spaces, the first of two characters in the upper byte."""
     if not text:
         return {}
     words = struct.unpack(f">{count}H", text.encode("ascii").ljust(2 * count)[: 2 * count])
@@ -156,7 +156,7 @@ class IdeChannel(PcDevice):
     irq : callable
         The interrupt line.
     disk : AtaDisk, optional
-        The disk. Without one all registers read as 0, and so do those of device 1, for which device 0 answers.
+        The disk. Without one, all registers read as 0, as do those of device 1, for which device 0 responds.
     command_base, control_port : int
         First of the eight command block ports, and the port of alternate status and device control.
     """
@@ -175,13 +175,13 @@ class IdeChannel(PcDevice):
         self._reset()
 
     def _reset(self) -> None:
-        """Do what a hardware or software reset does: the device leaves its signature."""
+        """Perform a hardware or software reset, which leaves the device's signature in the registers."""
         for register, value in SIGNATURE.items():
             self._registers[register] = value
         self._error = DIAGNOSTIC_PASSED
         self._status = IDLE
         self._interrupting = False
-        self._block = bytearray()  # what goes through the data port now
+        self._block = bytearray()  # the data being transferred through the data port
         self._position = 0
         self._block_done: Callable[[], None] | None = None
         self._writing = False
@@ -253,7 +253,7 @@ class IdeChannel(PcDevice):
             case Command.WRITE_SECTORS | Command.WRITE_SECTORS_NO_RETRY:
                 self._start_transfer(disk, 1)
                 self._write_block(disk)
-                return  # the first block is not announced by an interrupt
+                return  # no interrupt before the first block
             case Command.READ_MULTIPLE if self._multiple:
                 self._start_transfer(disk, self._multiple)
                 self._read_block(disk)
@@ -298,7 +298,7 @@ class IdeChannel(PcDevice):
     # Addressing
 
     def _address(self) -> int:
-        """Return the number of the sector that the registers address."""
+        """Return the sector number that the registers address."""
         registers = self._registers
         number = registers[Register.SECTOR_NUMBER]
         cylinder = registers[Register.CYLINDER_HIGH] << 8 | registers[Register.CYLINDER_LOW]
@@ -310,7 +310,7 @@ class IdeChannel(PcDevice):
         return (cylinder * self._heads + head) * self._sectors_per_track + number - 1
 
     def _store_address(self, sector: int) -> None:
-        """Leave a sector's address in the registers, as the host finds it after a command."""
+        """Store a sector's address in the registers, for the host to read after a command."""
         registers = self._registers
         if registers[Register.DEVICE_HEAD] & LBA:
             head, cylinder, number = sector >> 24, sector >> 8 & 0xFFFF, sector & 0xFF
@@ -334,7 +334,7 @@ class IdeChannel(PcDevice):
             raise CommandError(ID_NOT_FOUND)
 
     def _block_range(self) -> slice:
-        """Return where in the image the block lies."""
+        """Return the block's slice of the image."""
         count = min(self._sectors_per_block, self._remaining)
         return slice(self._sector * SECTOR_SIZE, (self._sector + count) * SECTOR_SIZE)
 
@@ -371,7 +371,7 @@ class IdeChannel(PcDevice):
         self._registers[Register.SECTOR_COUNT] = self._remaining & 0xFF
 
     def _offer(self, block: bytes | bytearray, done: Callable[[], None]) -> None:
-        """Have the host read a block; `done` is called when it has."""
+        """Let the host read a block, and call `done` afterwards."""
         self._block = bytearray(block)
         self._position = 0
         self._writing = False

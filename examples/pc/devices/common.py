@@ -1,4 +1,4 @@
-"""What the devices have in common: little-endian integers, fixed resources, and the 8-bit ISA bus."""
+"""The common parts of the devices: little-endian integers, fixed resources, and the 8-bit ISA bus."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dbs_device.resources import DeviceResources, Resource
 __all__ = ["ByteSink", "IrqLine", "IsaDevice", "PcDevice", "load", "store"]
 
 IrqLine: TypeAlias = Callable[[bool], None]
-"""A wire to the interrupt controller: called with its new level."""
+"""An interrupt line: called with its new level."""
 
 ByteSink: TypeAlias = Callable[[int], None]
-"""Where a character device sends its bytes."""
+"""Receives the bytes of a character device."""
 
 
 def load(data: memoryview) -> int:
@@ -32,7 +32,7 @@ def store(data: memoryview, value: int) -> None:
 
 
 class PcDevice(DeviceIo):
-    """A device whose addresses are wired, and are given to it when it is built."""
+    """A device with fixed addresses, which its constructor takes."""
 
     def __init__(self, *resources: Resource) -> None:
         self._resources = DeviceResources(resources)
@@ -49,8 +49,8 @@ class PcDevice(DeviceIo):
 class IsaDevice(PcDevice):
     """A device with 8-bit registers on the ISA bus.
 
-    The bus makes one cycle per byte of a wider access, lowest port first: `OUT DX, AX` with an index port and its data
-    port side by side is the customary way to write an indexed register.
+    The bus makes one cycle per byte of a wider access, lowest port first: `OUT DX, AX` to an index port and the
+    adjacent data port is the usual way to write an indexed register.
     """
 
     @abstractmethod

@@ -11,18 +11,18 @@ from .common import ByteSink, IsaDevice
 
 __all__ = ["DebugConsole"]
 
-PRESENT = 0xE9  # what firmware expects to read before it writes
+PRESENT = 0xE9  # firmware reads this before it writes
 
 
 class DebugConsole(IsaDevice):
-    """A port that takes characters.
+    """A port that accepts characters.
 
     Parameters
     ----------
     sink : callable
         Called with each byte.
     port : int
-        Where it lies.
+        Its port.
     """
 
     def __init__(self, sink: ByteSink, port: int = 0x402) -> None:

@@ -1,6 +1,6 @@
-"""DMA controllers and page registers, without transfers: no device of this machine asks for any.
+"""DMA controllers and page registers, without transfers: no device of this machine requests any.
 
-Datasheet: Intel 8237A; Intel 82371AB (PIIX4), "DMA registers", for where the pair and the page registers lie.
+Datasheet: Intel 8237A; Intel 82371AB (PIIX4), "DMA registers", for the ports of the pair and of the page registers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .common import IsaDevice
 
 __all__ = ["Dma8237", "DmaPages"]
 
-# Registers from the ninth on; the eight before are address and count of the four channels, in turn.
+# Registers from the ninth on; the first eight are address and count of each of the four channels.
 STATUS_COMMAND, REQUEST, SINGLE_MASK, MODE, CLEAR_FLIP_FLOP, MASTER_CLEAR, CLEAR_MASK, ALL_MASK = range(8, 16)
 
 ALL_CHANNELS = 0x0F
@@ -25,8 +25,8 @@ class Dma8237(IsaDevice):
     base : int
         First port.
     stride : int
-        Ports from one register to the next: 1 for the controller of the 8-bit channels, 2 for that of the 16-bit ones,
-        whose address lines are shifted by one.
+        Distance of the registers: 1 for the controller of the 8-bit channels, 2 for that of the 16-bit ones, whose
+        address lines are shifted by one.
     """
 
     def __init__(self, base: int, stride: int = 1) -> None:
@@ -46,7 +46,7 @@ class Dma8237(IsaDevice):
         if register < 8:
             return self._words[register] >> self._next_shift() & 0xFF
         if register == STATUS_COMMAND:
-            return self._requests << 4  # no channel has reached its end
+            return self._requests << 4  # no channel has reached terminal count
         if register == MASTER_CLEAR:  # when read, the temporary register
             return 0
         if register == ALL_MASK:
@@ -75,14 +75,14 @@ class Dma8237(IsaDevice):
             self.mask = value & ALL_CHANNELS
 
     def _next_shift(self) -> int:
-        """Return the position of the byte that the flip-flop points to, and turn it."""
+        """Return the position of the byte that the flip-flop selects, and toggle it."""
         shift = 8 if self._high_byte else 0
         self._high_byte = not self._high_byte
         return shift
 
 
 class DmaPages(IsaDevice):
-    """The page registers: upper address bits of each channel, and scratch. POST codes go to the first one, 0x80."""
+    """The page registers: upper address bits of each channel, and scratch. The first one, 0x80, receives POST codes."""
 
     def __init__(self, base: int = 0x80) -> None:
         super().__init__(Resource.PioAddressRange(base, 16))

@@ -1,4 +1,4 @@
-"""QEMU's firmware configuration interface: how a virtual machine tells its firmware what it consists of.
+"""QEMU's firmware configuration interface, which describes the virtual machine to its firmware.
 
 Specification: QEMU, `docs/specs/fw_cfg.rst` (selector and data port; without the DMA interface).
 """
@@ -21,9 +21,9 @@ DATA_PORT = 1
 
 
 class FwCfg(PcDevice):
-    """Items behind a selector; some of them are files, which have names in a directory.
+    """Items behind a selector; some are files, with names in a directory.
 
-    An item that does not exist, and everything past the end of one, reads as 0. Items are read-only.
+    A missing item, and bytes past the end of an item, read as 0. Items are read-only.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ class FwCfg(PcDevice):
         self.add_item(FILE_DIR, bytes(4))
 
     def add_item(self, key: int, content: bytes) -> None:
-        """Put `content` behind a selector key."""
+        """Set the content of the item with a selector key."""
         self._items[key] = bytes(content)
 
     def add_file(self, name: str, content: bytes) -> None:
-        """Add a named file, or replace its content. `ValueError` if the name does not fit into the directory."""
+        """Add a named file, or replace its content. `ValueError` if the name is too long for the directory."""
         if len(name.encode("ascii")) >= FILE_NAME_SIZE:
-            raise ValueError(f"fw_cfg takes file names of less than {FILE_NAME_SIZE} bytes, not {name!r}")
+            raise ValueError(f"a file name must have less than {FILE_NAME_SIZE} bytes, not {name!r}")
         key = self._files.setdefault(name, FILE_FIRST + len(self._files))
         self.add_item(key, content)
         self.add_item(FILE_DIR, self._directory())

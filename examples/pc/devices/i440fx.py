@@ -1,4 +1,4 @@
-"""Host bridge: PCI function 0:0.0, with the registers that say what lies behind the addresses below 1 MiB.
+"""Host bridge: PCI function 0:0.0, with the registers that map the addresses below 1 MiB.
 
 Datasheet: Intel 82441FX (PMC).
 """
@@ -17,20 +17,20 @@ __all__ = ["HostBridge", "Smram"]
 
 PAM, PAM_SIZE = 0x59, 7
 SMRAM_CONTROL = 0x72
-SMRAM_COMPATIBLE = 0x02  # the segment at 0xA0000, the only one there is
+SMRAM_COMPATIBLE = 0x02  # the segment at 0xA0000, the only one
 SMRAM_OPEN, SMRAM_CLOSED, SMRAM_LOCKED, SMRAM_ENABLED = 0x40, 0x20, 0x10, 0x08
 
 
 class HostBridge(PciFunction):
     """The 82441FX.
 
-    The memory that PAM makes readable or writable is RAM in this machine at all times, with a copy of the ROM in it
-    from the beginning, so that PAM has nothing to switch. SMRAM is switched.
+    The memory that PAM controls is always RAM in this machine, and contains a copy of the ROM from the start: PAM has
+    no effect. SMRAM is switched.
 
     Parameters
     ----------
     show_smram : callable
-        Called with True when the guest wants to see the RAM behind the VGA memory, with False when it has done.
+        Called with True when the guest opens the RAM behind the VGA memory, and with False when it closes it.
     """
 
     def __init__(self, show_smram: Callable[[bool], None]) -> None:
@@ -54,12 +54,12 @@ class HostBridge(PciFunction):
 
 
 class Smram(PcDevice):
-    """The RAM behind the VGA memory, which the bridge shows while SMRAM is open.
+    """The RAM behind the VGA memory, which is visible while SMRAM is open.
 
     Parameters
     ----------
     base, size : int
-        Where it lies, in bytes.
+        Its address, and its size in bytes.
     """
 
     def __init__(self, base: int = 0xA0000, size: int = 0x20000) -> None:

@@ -29,7 +29,7 @@ SELF_TEST_PASSED, INTERFACE_TEST_PASSED, NO_ANSWER = 0x55, 0x00, 0xFE
 
 
 class Command:
-    """What can be written to the command port."""
+    """Commands, written to the command port."""
 
     READ_MEMORY, READ_MEMORY_LAST = 0x20, 0x3F
     WRITE_MEMORY, WRITE_MEMORY_LAST = 0x60, 0x7F
@@ -38,11 +38,11 @@ class Command:
     DISABLE_KEYBOARD, ENABLE_KEYBOARD = 0xAD, 0xAE
     READ_INPUT_PORT, READ_OUTPUT_PORT, WRITE_OUTPUT_PORT = 0xC0, 0xD0, 0xD1
     WRITE_KEYBOARD_OUTPUT, WRITE_AUX_OUTPUT, WRITE_AUX = 0xD2, 0xD3, 0xD4
-    PULSE_OUTPUT = 0xF0  # to 0xFF; the lower four bits say which lines, 0 being pulsed
+    PULSE_OUTPUT = 0xF0  # to 0xFF; of the lower four bits, each 0 pulses a line
     TAKE_PARAMETER = (WRITE_OUTPUT_PORT, WRITE_KEYBOARD_OUTPUT, WRITE_AUX_OUTPUT, WRITE_AUX)
 
 
-# From scan code set 2 to set 1; higher codes are the keyboard's answers and pass as they are.
+# From scan code set 2 to set 1; higher codes are the keyboard's responses, which are not translated.
 TRANSLATION = bytes.fromhex(
     "ff 43 41 3f 3d 3b 3c 58 64 44 42 40 3e 0f 29 59"
     "65 38 2a 70 1d 10 02 5a 66 71 2c 1f 1e 11 03 5b"
@@ -64,12 +64,12 @@ class I8042(IsaDevice):
     irq1, irq12 : callable
         The interrupt lines of the keyboard and of the auxiliary port.
     reset : callable
-        Called when the guest pulls the processor's reset line.
+        Called when the guest asserts the processor's reset line.
 
     Attributes
     ----------
     keyboard : Ps2Keyboard
-        What is plugged in.
+        The keyboard.
     """
 
     def __init__(self, irq1: IrqLine, irq12: IrqLine, reset: Callable[[], None]) -> None:
@@ -77,12 +77,12 @@ class I8042(IsaDevice):
         self._irq1 = irq1
         self._irq12 = irq12
         self._reset = reset
-        self._memory = bytearray(32)  # the command byte is the first of it
+        self._memory = bytearray(32)  # the first byte is the command byte
         self._status = NOT_INHIBITED
         self._output = 0
-        self._answers: deque[tuple[int, int]] = deque()  # bytes of the controller itself, with their status bits
+        self._answers: deque[tuple[int, int]] = deque()  # the controller's own bytes, with their status bits
         self._parameter_of: int | None = None
-        self._breaking = False  # the keyboard has announced a release
+        self._breaking = False  # the keyboard has sent a release prefix
         self._a20 = OUTPUT_A20
         self.keyboard = Ps2Keyboard(self._fill_output)
 
@@ -94,7 +94,7 @@ class I8042(IsaDevice):
     def _command_byte(self, value: int) -> None:
         self._memory[0] = value
         self._status = self._status & ~SYSTEM_FLAG | (SYSTEM_FLAG if value & SYSTEM_READY else 0)
-        self._fill_output()  # the keyboard may have waited to be enabled
+        self._fill_output()  # the keyboard may have data that waits for this
         self._update_irqs()
 
     def in8(self, base: int, offset: int) -> int:
@@ -102,7 +102,7 @@ class I8042(IsaDevice):
             return self._status
         value = self._output
         self._status &= ~(OUTPUT_FULL | AUX_DATA | TIMEOUT)
-        self._update_irqs()  # the line falls, so that the next byte is an edge again
+        self._update_irqs()  # the line falls, so that the next byte causes an edge
         self._fill_output()
         return value
 
@@ -159,7 +159,7 @@ class I8042(IsaDevice):
                 self._answer(value)
             case Command.WRITE_AUX_OUTPUT:
                 self._answer(value, AUX_DATA)
-            case Command.WRITE_AUX:  # nothing is plugged in
+            case Command.WRITE_AUX:  # nothing is connected
                 self._answer(NO_ANSWER, AUX_DATA | TIMEOUT)
             case _:
                 self._memory[command & 0x1F] = value
@@ -175,7 +175,7 @@ class I8042(IsaDevice):
         self._fill_output()
 
     def _fill_output(self) -> None:
-        """Move the next byte into the output buffer if that is empty. The controller's own go first."""
+        """Move the next byte into the output buffer if that is empty. The controller's own bytes come first."""
         if self._status & OUTPUT_FULL:
             return
         if self._answers:
@@ -190,7 +190,7 @@ class I8042(IsaDevice):
         self._update_irqs()
 
     def _next_from_keyboard(self) -> int | None:
-        """Return the keyboard's next byte, translated if that is asked for."""
+        """Return the keyboard's next byte, translated if translation is enabled."""
         while not self._command_byte & KEYBOARD_DISABLED and (value := self.keyboard.next_byte()) is not None:
             if not self._command_byte & TRANSLATE:
                 return value

@@ -1,4 +1,4 @@
-"""I/O APIC: its registers. It delivers no interrupts; those come through the 8259A pair.
+"""I/O APIC: registers only. Interrupts are delivered by the 8259A pair.
 
 Datasheet: Intel 82093AA.
 """
@@ -23,7 +23,7 @@ REDIRECTION_WRITABLE = (0x0001_AFFF, 0xFF00_0000)  # lower and upper half of an 
 
 
 class IoApic(PcDevice):
-    """The select register and the window to the registers behind it.
+    """The select register and the data window.
 
     Parameters
     ----------

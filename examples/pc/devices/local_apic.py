@@ -1,4 +1,4 @@
-"""Local APIC: its registers, as firmware sets them up. It delivers no interrupts; those come through the 8259A pair.
+"""Local APIC: registers only, for firmware to initialise. Interrupts are delivered by the 8259A pair.
 
 Datasheet: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3, "Advanced programmable interrupt
 controller".
@@ -28,7 +28,7 @@ WRITABLE = {
     LOGICAL_DESTINATION: 0xFF00_0000,
     DESTINATION_FORMAT: 0xF000_0000,
     SPURIOUS_VECTOR: 0x0000_03FF,
-    COMMAND_LOW: 0x000C_CFFF,  # the delivery status is read-only: every message has been sent already
+    COMMAND_LOW: 0x000C_CFFF,  # the delivery status is read-only: no message is pending
     COMMAND_HIGH: 0xFF00_0000,
     LVT_TIMER: 0x0003_00FF,
     LVT_THERMAL: 0x0001_07FF,
@@ -48,7 +48,7 @@ RESET = {
 
 
 class LocalApic(PcDevice):
-    """The page of registers; the timer does not count.
+    """The register page; the timer does not count.
 
     Parameters
     ----------

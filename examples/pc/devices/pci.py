@@ -35,9 +35,9 @@ Location = tuple[int, int, int]
 
 
 class PciFunction:
-    """A function's 256 bytes of configuration space: the standard header, and what a subclass adds.
+    """A function's 256 bytes of configuration space: the standard header, and the registers of a subclass.
 
-    Every byte has a mask of the bits that can be written, and one of those that writing a 1 clears.
+    Every byte has a mask of writable bits, and one of write-1-to-clear bits.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class PciFunction:
     class_code : int
         Base class, sub-class and programming interface: 0x060000 is a host bridge.
     command, status : int
-        The two registers after reset.
+        Reset values of the two registers.
     header_type : int
         0, or MULTI_FUNCTION for function 0 of a device with several.
     """
@@ -77,24 +77,24 @@ class PciFunction:
         self.define(INTERRUPT_LINE, 1, 0, writable=0xFF)
 
     def define(self, offset: int, size: int, value: int, *, writable: int = 0, clearable: int = 0) -> None:
-        """Lay out a register: its value after reset, the bits that can be written, those that writing a 1 clears."""
+        """Define a register: its reset value, its writable bits and its write-1-to-clear bits."""
         area = slice(offset, offset + size)
         self.config[area] = value.to_bytes(size, "little")
         self._writable[area] = writable.to_bytes(size, "little")
         self._clearable[area] = clearable.to_bytes(size, "little")
 
     def define_bar(self, index: int, size: int, flags: int = 0) -> None:
-        """Lay out a base address register of 32 bits; `size` is a power of two, `flags` its read-only low bits.
+        """Define a 32-bit base address register; `size` is a power of two, `flags` its read-only low bits.
 
-        The size is all that software can find out: bits below it stay 0 when all ones are written.
+        Software sizes it by writing all ones: the bits below the size remain 0.
         """
         minimum = 4 if flags & BAR_IO_SPACE else 16
         if not 0 <= index < BAR_COUNT or size < minimum or size & (size - 1):
-            raise ValueError(f"BAR {index} cannot have {size:#x} bytes and flags {flags:#x}")
+            raise ValueError(f"BAR {index} cannot have {size} bytes and flags {flags:#x}")
         self.define(FIRST_BAR + 4 * index, 4, flags, writable=-size & 0xFFFF_FFFF)
 
     def load(self, offset: int, size: int) -> int:
-        """Return a register's value, as the function itself sees it."""
+        """Return a register's value."""
         return int.from_bytes(self.config[offset : offset + size], "little")
 
     def read(self, offset: int, data: memoryview) -> None:
@@ -102,7 +102,7 @@ class PciFunction:
         data[:] = self.config[offset : offset + len(data)]
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Serve a configuration write, then tell the subclass."""
+        """Serve a configuration write, then notify the subclass."""
         for position, value in enumerate(data, offset):
             writable = self._writable[position]
             kept = self.config[position] & ~writable & ~(value & self._clearable[position])
@@ -110,7 +110,7 @@ class PciFunction:
         self.written(range(offset, offset + len(data)))
 
     def written(self, offsets: range) -> None:
-        """React to registers that have been written."""
+        """React to a write of registers."""
 
 
 class PciConfigPorts(PcDevice):
@@ -130,13 +130,13 @@ class PciConfigPorts(PcDevice):
         self._functions: dict[Location, PciFunction] = {}
 
     def plug(self, location: Location, function: PciFunction) -> None:
-        """Put a function at (bus, device, function); `ValueError` if there is one."""
+        """Add a function at (bus, device, function); `ValueError` if there already is one."""
         if location in self._functions:
-            raise ValueError(f"there is a PCI function at {location} already")
+            raise ValueError(f"there already is a PCI function at {location}")
         self._functions[location] = function
 
     def _selected(self) -> tuple[PciFunction | None, int]:
-        """Return the function that the address register points to, and the offset of its doubleword."""
+        """Return the function that the address register selects, and the offset of its doubleword."""
         address = self._address
         if not address & ENABLE:
             return None, 0
@@ -149,8 +149,8 @@ class PciConfigPorts(PcDevice):
             if function is not None:
                 function.read(register + offset - DATA, data)
             else:
-                data[:] = b"\xff" * len(data)  # nobody answers the cycle
-        elif offset == 0 and len(data) == 4:  # narrower accesses are no configuration cycles
+                data[:] = b"\xff" * len(data)  # master abort: no function responds
+        elif offset == 0 and len(data) == 4:  # narrower accesses are not configuration cycles
             store(data, self._address)
         elif offset == RESET_CONTROL and len(data) == 1:
             data[0] = self._reset_control

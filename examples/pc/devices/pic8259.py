@@ -25,8 +25,8 @@ OCW3_MASK_SELECT = 0x40
 OCW3_SPECIAL_MASK = 0x20
 OCW2_EOI, OCW2_SPECIFIC, OCW2_ROTATE = 0x20, 0x40, 0x80
 
-SPURIOUS = 7  # the request that is answered when none is there any more
-CASCADE = 2  # the input of the master that the slave's output is wired to
+SPURIOUS = 7  # the input of a spurious interrupt
+CASCADE = 2  # the master's input to which the slave's output is wired
 
 
 class Pic8259(IsaDevice):
@@ -37,7 +37,7 @@ class Pic8259(IsaDevice):
     base : int
         First of its two ports.
     output : callable
-        Its interrupt output, called with the level whenever that changes.
+        Its interrupt output, called with the level when it changes.
     """
 
     def __init__(self, base: int, output: IrqLine) -> None:
@@ -45,14 +45,14 @@ class Pic8259(IsaDevice):
         self._output = output
         self._output_level = False
         self._lines = 0  # levels of the inputs
-        self.level_triggered = 0  # which inputs are, by ELCR
+        self.level_triggered = 0  # level-triggered inputs, by ELCR
         self.vector_base = 0
         self.mask = 0
         self.in_service = 0
         self._initialize()
 
     def _initialize(self) -> None:
-        """Do what ICW1 does."""
+        """Perform the effects of ICW1."""
         self._latched = 0  # edges seen
         self.mask = 0
         self.in_service = 0
@@ -62,11 +62,11 @@ class Pic8259(IsaDevice):
         self._special_mask = False
         self._read_in_service = False
         self._poll = False
-        self._expected: list[str] = []  # initialisation words to come on the odd port
+        self._expected: list[str] = []  # initialisation words still expected on the odd port
 
     @property
     def requests(self) -> int:
-        """The interrupt request register: inputs that ask, masked or not."""
+        """The interrupt request register: requesting inputs, masked or not."""
         return self._latched | self._lines & self.level_triggered
 
     def set_line(self, line: int, level: bool) -> None:
@@ -81,13 +81,13 @@ class Pic8259(IsaDevice):
         self._update()
 
     def set_level_triggered(self, lines: int) -> None:
-        """Take over an ELCR register."""
+        """Set the level-triggered inputs from an ELCR register."""
         self.level_triggered = lines
         self._latched &= ~lines
         self._update()
 
     def acknowledge(self) -> int:
-        """Answer the processor's interrupt acknowledge: the number of the input, which is now in service."""
+        """Serve an interrupt acknowledge: return the number of the input, which is now in service."""
         line = self._highest_request()
         if line is None:
             return SPURIOUS
@@ -134,7 +134,7 @@ class Pic8259(IsaDevice):
             self.vector_base = value & 0xF8
         elif word == "ICW4":
             self._auto_eoi = bool(value & ICW4_AUTO_EOI)
-        # ICW3 says how the two are cascaded, which is wired in a PC.
+        # ICW3 describes the cascade, which is wired in a PC.
 
     def _write_ocw2(self, value: int) -> None:
         if not value & OCW2_EOI:
@@ -168,7 +168,7 @@ class Pic8259(IsaDevice):
         return min((line for line in range(8) if lines >> line & 1), key=self._priority, default=None)
 
     def _highest_request(self) -> int | None:
-        """Return the line that may interrupt now: not masked, and above everything in service."""
+        """Return the line that may interrupt now: unmasked, and of a higher priority than those in service."""
         if not (candidates := self.requests & ~self.mask):
             return None
         request = self._highest(candidates)
@@ -190,7 +190,7 @@ class PicPair:
     Attributes
     ----------
     master, slave : Pic8259
-        The devices; they are registered one by one.
+        The controllers, which are separate devices on the bus.
     interrupting : bool
         Whether the processor's INTR input is high.
     """
@@ -204,12 +204,12 @@ class PicPair:
         self.interrupting = level
 
     def line(self, irq: int) -> IrqLine:
-        """Return the wire to an interrupt line, 0..15."""
+        """Return the function that sets an interrupt line, 0..15."""
         pic, number = (self.slave, irq - 8) if irq >= 8 else (self.master, irq)
         return lambda level: pic.set_line(number, level)
 
     def acknowledge(self) -> int:
-        """Return the vector of the interrupt that the processor is to take."""
+        """Acknowledge the pending interrupt, and return its vector."""
         line = self.master.acknowledge()
         if line != CASCADE:
             return self.master.vector_base + line
@@ -217,7 +217,7 @@ class PicPair:
 
 
 class Elcr(IsaDevice):
-    """Which interrupt lines are level-triggered, one bit each. Those of timer, keyboard, clock and FPU cannot be."""
+    """The level-triggered interrupt lines, one bit each. Those of timer, keyboard, clock and FPU cannot be."""
 
     WRITABLE = (0xF8, 0xDE)
 

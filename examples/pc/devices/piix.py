@@ -1,7 +1,7 @@
 """South bridge: the PCI functions of the ISA bridge and IDE controller (PIIX3) and of the power management (PIIX4).
 
-Datasheets: Intel 82371SB (PIIX3) for the first two functions, Intel 82371AB (PIIX4) for power management. This is the
-combination of the virtual machines that firmware knows.
+Datasheets: Intel 82371SB (PIIX3) for the first two functions, Intel 82371AB (PIIX4) for power management. Virtual
+machines usually have this combination, which firmware supports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMBUS_BASE, SMBUS_CONFIG = 0x90, 0xD2
 
 
 class IsaBridge(PciFunction):
-    """Function 0: the routes of the PCI interrupts."""
+    """Function 0: the routing of the PCI interrupts."""
 
     def __init__(self) -> None:
         super().__init__(INTEL, 0x7000, 0x00, 0x060100, command=0x0007, status=STATUS, header_type=MULTI_FUNCTION)
@@ -36,9 +36,9 @@ class IsaBridge(PciFunction):
 
 
 class IdeController(PciFunction):
-    """Function 1: the IDE controller, whose channels lie at the ISA ports.
+    """Function 1: the IDE controller, whose channels are at the ISA ports.
 
-    There is no bus master: the register of its base address reads as 0, as one that asks for no space.
+    There is no bus master: its base address register reads as 0, and requests no space.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class IdeController(PciFunction):
 
 
 class PowerManagement(PciFunction):
-    """Function 3: where the ACPI registers lie is programmed here.
+    """Function 3: power management, with the base address of the ACPI registers.
 
     Parameters
     ----------
     move : callable
-        Called when the range of the ACPI registers has changed: with its first port, or None if there is none.
+        Called with the base port of the ACPI registers when it has changed, or with None if they are disabled.
     """
 
     def __init__(self, move: Callable[[int | None], None]) -> None:
@@ -73,7 +73,7 @@ class PowerManagement(PciFunction):
 
     def written(self, offsets: range) -> None:
         enabled = self.config[PM_MISC] & PM_IO_ENABLE
-        base = (self.load(PM_BASE, 4) & PM_BASE_WRITABLE if enabled else 0) or None  # 0 is no choice yet
+        base = (self.load(PM_BASE, 4) & PM_BASE_WRITABLE if enabled else 0) or None  # 0: not yet set
         if base != self._base:
             self._move(base)
             self._base = base

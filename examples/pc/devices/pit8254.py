@@ -16,8 +16,8 @@ __all__ = ["PIT_FREQUENCY", "Counter", "Pit8254"]
 
 PIT_FREQUENCY = 1_193_182  # Hz
 
-CONTROL = 3  # the port after those of the three counters
-READ_BACK = 3  # in the place of a counter's number in a control word
+CONTROL = 3  # the control port follows those of the three counters
+READ_BACK = 3  # instead of a counter's number in a control word
 READ_BACK_NO_COUNT, READ_BACK_NO_STATUS = 0x20, 0x10
 
 LATCH, LOW_BYTE, HIGH_BYTE, BOTH_BYTES = range(4)
@@ -35,21 +35,21 @@ def _to_bcd(value: int) -> int:
 
 
 def _duration(ticks: int) -> int:
-    """Return the time in ns at the end of which so many ticks have been counted."""
+    """Return the duration in ns of a number of ticks."""
     return -(-ticks * NS_PER_SECOND // PIT_FREQUENCY)
 
 
 class Counter:
-    """One counter. Its count is computed from the time that has passed since it was started.
+    """One counter. Its count is computed from the time since it was started.
 
-    A count that is written takes effect at once, in the periodic modes too, where the chip would finish its period.
+    A new count takes effect at once, also in the periodic modes, where the chip would finish its period.
 
     Parameters
     ----------
     clock : Clock
         The machine's time.
     output : callable, optional
-        Called at each rising edge of OUT; without it no timer runs.
+        Called at each rising edge of OUT; without it, no timer is set.
     """
 
     def __init__(self, clock: Clock, output: Callable[[], None] | None = None) -> None:
@@ -61,21 +61,21 @@ class Counter:
         self.set_mode(BOTH_BYTES << 4 | RATE_GENERATOR << 1)
 
     def set_mode(self, control: int) -> None:
-        """Take a control word: the counter waits for its count."""
+        """Accept a control word: the counter waits for its count."""
         mode = control >> 1 & 7
         self.mode = mode - 4 if mode > HARDWARE_STROBE else mode  # the top bit of modes 2 and 3 is not decoded
         self._access = control >> 4 & 3
         self._bcd = bool(control & 1)
-        self._started: int | None = None  # when it began to count; None until there is something to count
-        self._held: int | None = None  # the ticks counted so far, while the gate holds the counter
-        self._low_byte: int | None = None  # of a count that is half written
-        self._latched: list[int] = []  # bytes that the next reads return
+        self._started: int | None = None  # when it began to count; None before that
+        self._held: int | None = None  # the ticks counted so far, while the gate stops the counter
+        self._low_byte: int | None = None  # of a half-written count
+        self._latched: list[int] = []  # bytes for the next reads
         self._latched_status: int | None = None
         self._high_byte_next = False
         self._cancel_edge()
 
     def write(self, value: int, now: int) -> None:
-        """Take a byte of the count; with the last one the counter starts, or waits for its gate."""
+        """Accept a byte of the count; after the last one, the counter starts, or waits for its gate."""
         if self._access == LOW_BYTE:
             self._load(value, now)
         elif self._access == HIGH_BYTE:
@@ -94,7 +94,7 @@ class Counter:
             self._schedule_edge(now)
 
     def set_gate(self, level: bool, now: int) -> None:
-        """Change the GATE input: it holds the counter, or starts it over, as the mode has it."""
+        """Change the GATE input, which stops or restarts the counter, depending on the mode."""
         if level == self._gate:
             return
         self._gate = level
@@ -111,7 +111,7 @@ class Counter:
         self._schedule_edge(now)
 
     def _ticks(self, now: int) -> int:
-        """Return how often the counter has counted since it was started."""
+        """Return the ticks since the counter was started."""
         if self._held is not None:
             return self._held
         return 0 if self._started is None else (now - self._started) * PIT_FREQUENCY // NS_PER_SECOND
@@ -129,22 +129,22 @@ class Counter:
             return ticks % self._reload < (self._reload + 1) // 2
         if self.mode in (TERMINAL_COUNT, ONE_SHOT):
             return ticks >= self._reload
-        return ticks != self._reload  # a strobe of one tick
+        return ticks != self._reload  # a one-tick strobe
 
     def count(self, now: int) -> int:
-        """Return what the counting element holds, as it is read: in BCD if it counts so."""
+        """Return the count as it is read: in BCD if the counter counts in BCD."""
         ticks = self._ticks(now)
-        if self.mode == SQUARE_WAVE:  # counts down by two, twice in a period
+        if self.mode == SQUARE_WAVE:  # counts down by two, twice per period
             even = self._reload & ~1 or 2
             value = even - 2 * ticks % even
         elif self.mode == RATE_GENERATOR:
             value = self._reload - ticks % self._reload
-        else:  # runs on below zero
+        else:  # continues below zero
             value = self._reload - ticks
         return _to_bcd(value % 10_000) if self._bcd else value & 0xFFFF
 
     def latch_count(self, now: int) -> None:
-        """Keep the count for the next reads. What is latched already stays."""
+        """Latch the count for the next reads, unless one is latched already."""
         if self._latched:
             return
         count = self.count(now)
@@ -154,13 +154,13 @@ class Counter:
             self._latched.append(count >> 8)
 
     def latch_status(self, now: int) -> None:
-        """Keep the status byte for the next read. What is latched already stays."""
+        """Latch the status byte for the next read, unless one is latched already."""
         if self._latched_status is None:
             null_count = self._started is None
             self._latched_status = self.out(now) << 7 | null_count << 6 | self._access << 4 | self.mode << 1 | self._bcd
 
     def read(self, now: int) -> int:
-        """Return the next byte: of a latched status, of a latched count, or of the count as it is now."""
+        """Return the next byte: the latched status, or a byte of the latched or current count."""
         if self._latched_status is not None:
             status, self._latched_status = self._latched_status, None
             return status
@@ -177,7 +177,7 @@ class Counter:
             self._edge = None
 
     def _schedule_edge(self, now: int) -> None:
-        """Have the next rising edge of OUT reported."""
+        """Set the timer for the next rising edge of OUT."""
         self._cancel_edge()
         if self._output is None or self._started is None or self._held is not None:
             return
@@ -191,7 +191,7 @@ class Counter:
         self._edge = self._clock.call_at(self._started + _duration(due), self._rise)
 
     def _rise(self, now: int) -> None:
-        # Edges that were missed meanwhile are one with this: the guest has had no time to see them apart.
+        # Missed edges are merged with this one: the guest has had no time to see them.
         assert self._output is not None
         self._output()
         self._schedule_edge(now)

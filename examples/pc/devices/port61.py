@@ -23,16 +23,16 @@ SPEAKER_COUNTER = 2
 
 
 class SystemControlPortB(IsaDevice):
-    """The register; its lower four bits can be written.
+    """The register; its lower four bits are writable.
 
     Parameters
     ----------
     clock : Clock
         The machine's time.
     pit : Pit8254
-        Whose third counter it controls.
+        The timer, whose third counter it controls.
     port : int
-        Where it lies.
+        Its port.
     """
 
     def __init__(self, clock: Clock, pit: Pit8254, port: int = 0x61) -> None:

@@ -18,16 +18,16 @@ A20_ENABLE = 0x02
 
 
 class SystemControlPortA(IsaDevice):
-    """Keeps the A20 gate's state, and resets the machine.
+    """Holds the state of the A20 gate, and resets the machine.
 
-    The address line itself is always enabled: no software since the 80286 relies on its being masked.
+    The address line itself is always enabled: since the 80286, software has not relied on masking it.
 
     Parameters
     ----------
     reset : callable
         Called when the guest sets the reset bit.
     port : int
-        Where it lies.
+        Its port.
     """
 
     def __init__(self, reset: Callable[[], None], port: int = 0x92) -> None:
@@ -44,7 +44,7 @@ class SystemControlPortA(IsaDevice):
         return self._value
 
     def out8(self, base: int, offset: int, value: int) -> None:
-        pulsed = value & ~self._value & FAST_RESET  # it acts on the step from 0 to 1
+        pulsed = value & ~self._value & FAST_RESET  # it acts on a change from 0 to 1
         self._value = value & (FAST_RESET | A20_ENABLE)
         if pulsed:
             self._reset()

@@ -1,4 +1,4 @@
-"""PS/2 keyboard: what is on the other end of the keyboard controller's cable.
+"""PS/2 keyboard, connected to the keyboard controller.
 
 Datasheet: IBM PS/2 Hardware Interface Technical Reference, "Keyboard (101- and 102-key)".
 """
@@ -12,7 +12,7 @@ __all__ = ["BREAK", "Ps2Keyboard"]
 
 ACKNOWLEDGE, RESEND, ECHO, SELF_TEST_PASSED = 0xFA, 0xFE, 0xEE, 0xAA
 IDENTITY = bytes((0xAB, 0x83))
-BREAK = 0xF0  # goes before the code of a key that is released
+BREAK = 0xF0  # precedes the code of a released key
 LEFT_SHIFT = 0x12
 
 SET_LEDS, SCAN_CODE_SET, IDENTIFY, TYPEMATIC = 0xED, 0xF0, 0xF2, 0xF3
@@ -29,32 +29,32 @@ CODES = bytes.fromhex(
 
 
 class Ps2Keyboard:
-    """A keyboard that speaks scan code set 2.
+    """A keyboard that uses scan code set 2.
 
     Parameters
     ----------
     data_ready : callable
-        Called when there is something to be fetched (`next_byte`).
+        Called when a byte is available (`next_byte`).
     """
 
     def __init__(self, data_ready: Callable[[], None]) -> None:
         self._data_ready = data_ready
         self._queue: deque[int] = deque()
         self._last_sent = 0
-        self._command: int | None = None  # whose parameter is to come
+        self._command: int | None = None  # the command whose parameter is expected
         self._scan_code_set = 2
         self.leds = 0
         self.scanning = True
 
     def next_byte(self) -> int | None:
-        """Return what the keyboard sends next, or None."""
+        """Return the next byte that the keyboard sends, or None."""
         if not self._queue:
             return None
         self._last_sent = self._queue.popleft()
         return self._last_sent
 
     def press(self, code: int) -> None:
-        """Press and release a key, given by its scan code. It is lost while the host has the keyboard disabled."""
+        """Press and release a key, given by its scan code. It is lost while the keyboard is disabled."""
         if self.scanning:
             self._send(code, BREAK, code)
 
@@ -72,7 +72,7 @@ class Ps2Keyboard:
                 raise ValueError(f"the keyboard has no key for {character!r}")
 
     def write(self, byte: int) -> None:
-        """Take a byte from the host: a command, or the parameter of one."""
+        """Accept a byte from the host: a command or its parameter."""
         if self._command is not None:
             command, self._command = self._command, None
             self._take_parameter(command, byte)

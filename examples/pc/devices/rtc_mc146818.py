@@ -30,9 +30,9 @@ IRQ_FLAG, PERIODIC_FLAG, ALARM_FLAG, UPDATE_FLAG = 0x80, 0x40, 0x20, 0x10  # reg
 VALID_RAM = 0x80  # register D
 
 PM = 0x80  # of an hour, in the 12-hour mode
-ANY = 0xC0  # an alarm register from here on matches everything
-UPDATE_CYCLE = 244_000 + 1_984_000  # ns: UIP is up so long before the registers have changed
-FIRST_UPDATE = NS_PER_SECOND // 2  # after the divider is let go
+ANY = 0xC0  # alarm registers from this value on match everything
+UPDATE_CYCLE = 244_000 + 1_984_000  # ns: how long UIP is set before the registers change
+FIRST_UPDATE = NS_PER_SECOND // 2  # after the divider reset is released
 OSCILLATOR = 32_768  # Hz
 
 
@@ -66,15 +66,15 @@ class CmosRtc(IsaDevice):
         self._schedule_update(self._flags_read_at + NS_PER_SECOND - 1000 * start.microsecond)
 
     def __getitem__(self, index: int) -> int:
-        """Return a byte of the memory, as the chip keeps it."""
+        """Return a byte of the memory."""
         return self._memory[index]
 
     def __setitem__(self, index: int, value: int) -> None:
-        """Set a byte of the memory, as a battery would have kept it."""
+        """Set a byte of the memory."""
         self._memory[index] = value
 
     def in8(self, base: int, offset: int) -> int:
-        if offset == INDEX:  # write-only on some chipsets; here a guest can save it and put it back
+        if offset == INDEX:  # write-only on some chipsets; here, a guest can save and restore it
             return self._index
         register = self._index & ~NMI_DISABLE
         if register == REGISTER_A:
@@ -119,7 +119,7 @@ class CmosRtc(IsaDevice):
         return value if self._memory[REGISTER_B] & BINARY else int(str(value), 16)
 
     def _decode(self, value: int) -> int:
-        """Return the number in a register; ValueError if it is not BCD where it should be."""
+        """Return the number in a register; `ValueError` if it should be BCD and is not."""
         return value if self._memory[REGISTER_B] & BINARY else int(f"{value:x}")
 
     def _set_date(self, date: datetime) -> None:
@@ -133,7 +133,7 @@ class CmosRtc(IsaDevice):
         memory[YEAR], memory[CENTURY] = self._encode(date.year % 100), self._encode(date.year // 100)
 
     def _date(self) -> datetime:
-        """Return what the registers say; ValueError if that is no date."""
+        """Return the date and time in the registers; `ValueError` if they are not valid."""
         memory = self._memory
         if memory[REGISTER_B] & HOURS_24:
             hour = self._decode(memory[HOURS])
@@ -156,7 +156,7 @@ class CmosRtc(IsaDevice):
             try:
                 self._set_date(self._date() + timedelta(seconds=1))
             except (ValueError, OverflowError):
-                break  # no date at all: what the chip counts then is not specified
+                break  # not a date: the chip's behaviour is not specified
             if self._alarm_matches():
                 self._memory[REGISTER_C] |= ALARM_FLAG
         self._memory[REGISTER_C] |= UPDATE_FLAG
@@ -176,7 +176,7 @@ class CmosRtc(IsaDevice):
         if not rate or not self._divider_runs():
             return None
         if rate < 3:
-            rate += 7  # 256 Hz and 128 Hz, as at 8 and 9
+            rate += 7  # 256 Hz and 128 Hz, as for 8 and 9
         return NS_PER_SECOND * (1 << rate - 1) // OSCILLATOR
 
     def _schedule_periodic(self, now: int) -> None:
@@ -195,7 +195,7 @@ class CmosRtc(IsaDevice):
     def _read_flags(self, now: int) -> int:
         period = self._period()
         if period is not None and now // period != self._flags_read_at // period:
-            self._memory[REGISTER_C] |= PERIODIC_FLAG  # it is set whether or not it interrupts
+            self._memory[REGISTER_C] |= PERIODIC_FLAG  # set even if the interrupt is disabled
         self._flags_read_at = now
         self._update_irq()
         flags = self._memory[REGISTER_C]

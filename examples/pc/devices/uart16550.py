@@ -16,7 +16,7 @@ __all__ = ["Uart16550"]
 
 
 class Register:
-    """Where the registers lie, from the base port on."""
+    """Offsets of the registers."""
 
     DATA = 0  # with DLAB set, the low byte of the divisor
     INTERRUPT_ENABLE = 1  # with DLAB set, the high byte of the divisor
@@ -36,8 +36,8 @@ ID_FIFOS_ENABLED = 0xC0
 FIFO_ENABLE, FIFO_CLEAR_RECEIVER = 0x01, 0x02
 DIVISOR_LATCH_ACCESS = 0x80  # line control
 MODEM_OUT2, MODEM_LOOPBACK = 0x08, 0x10  # modem control
-DATA_READY, OVERRUN_ERROR, TRANSMITTER_EMPTY = 0x01, 0x02, 0x60  # line status; the last is THRE and TEMT
-CTS, DSR, RING, DCD = 0x10, 0x20, 0x40, 0x80  # modem status; the lower half says what has changed
+DATA_READY, OVERRUN_ERROR, TRANSMITTER_EMPTY = 0x01, 0x02, 0x60  # line status; the last one is THRE and TEMT
+CTS, DSR, RING, DCD = 0x10, 0x20, 0x40, 0x80  # modem status; the lower half shows what has changed
 
 FIFO_SIZE = 16
 TRIGGER_LEVELS = (1, 4, 8, 14)
@@ -45,14 +45,14 @@ CLOCK = 1_843_200  # Hz
 
 
 class Uart16550(IsaDevice):
-    """The chip, with a peer that is always there and takes every byte at once.
+    """The chip, with a peer that is always connected and accepts every byte at once.
 
     Parameters
     ----------
     sink : callable
         Called with each byte that the guest sends.
     irq : callable
-        The interrupt line, which the guest connects by OUT2 as on every PC.
+        The interrupt line, which OUT2 enables, as on every PC.
     base : int
         First of its eight ports.
     """
@@ -75,11 +75,11 @@ class Uart16550(IsaDevice):
 
     @property
     def baud(self) -> float | None:
-        """The rate that the divisor latch asks for, or None while it is 0."""
+        """The baud rate of the divisor latch, or None if it is 0."""
         return CLOCK / (16 * self._divisor) if self._divisor else None
 
     def receive(self, received: Iterable[int]) -> None:
-        """Have bytes arrive from the peer. Those that find the receiver full are lost, and an overrun is reported."""
+        """Receive bytes from the peer. Bytes that do not fit are lost, and an overrun is reported."""
         if not self._modem_control & MODEM_LOOPBACK:
             self._store_received(received)
 
@@ -90,7 +90,7 @@ class Uart16550(IsaDevice):
                 continue
             self._overrun = True
             if not self._fifos_enabled:
-                self._received[0] = byte  # the holding register is overwritten, a full FIFO is not
+                self._received[0] = byte  # the holding register is overwritten; a full FIFO is not
         self._update_irq()
 
     def in8(self, base: int, offset: int) -> int:
@@ -148,7 +148,7 @@ class Uart16550(IsaDevice):
         self._update_irq()
 
     def _transmit(self, byte: int) -> None:
-        self._transmitter_empty_pending = True  # it has left already
+        self._transmitter_empty_pending = True  # it has already been sent
         if self._modem_control & MODEM_LOOPBACK:
             self._store_received((byte,))
         else:
@@ -165,7 +165,7 @@ class Uart16550(IsaDevice):
         control = self._modem_control
         if not control & MODEM_LOOPBACK:
             return self._modem_lines
-        # DTR, RTS, OUT1 and OUT2 come back as DSR, CTS, RI and DCD.
+        # Loopback: DTR, RTS, OUT1 and OUT2 are read as DSR, CTS, RI and DCD.
         return (control & 1) << 5 | (control & 2) << 3 | (control & 4) << 4 | (control & 8) << 4
 
     def _note_modem_changes(self, before: int) -> None:
@@ -180,7 +180,7 @@ class Uart16550(IsaDevice):
             return ID_LINE_STATUS
         if enabled & ENABLE_RECEIVED and self._received:
             trigger = TRIGGER_LEVELS[self._fifo_control >> 6] if self._fifos_enabled else 1
-            # Bytes below the trigger level are reported when the line has been idle, which it is: they come at once.
+            # Bytes below the trigger level are reported once the line is idle, which it is: they arrive at once.
             return ID_RECEIVED if len(self._received) >= trigger else ID_TIMEOUT
         if enabled & ENABLE_TRANSMITTER_EMPTY and self._transmitter_empty_pending:
             return ID_TRANSMITTER_EMPTY

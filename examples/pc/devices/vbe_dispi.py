@@ -21,9 +21,9 @@ NO_VERSION = 0xB000
 class VbeDispi(PcDevice):
     """The interface's registers.
 
-    Software asks for a version of the interface by writing it to the ID register, and looks whether it reads it back.
-    This machine has the registers but no linear framebuffer, so that it knows no version (0xB0C0 would be the first),
-    and firmware falls back to plain VGA.
+    Software requests a version of the interface by writing it to the ID register, and checks whether it reads it back.
+    This machine has the registers but no linear framebuffer: it supports no version (0xB0C0 would be the first), and
+    firmware falls back to plain VGA.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class VbeDispi(PcDevice):
     """
 
     def __init__(self, base: int = 0x1CE) -> None:
-        super().__init__(Resource.PioAddressRange(base, 3))  # two 16-bit ports, one port apart
+        super().__init__(Resource.PioAddressRange(base, 3))  # two 16-bit ports, one apart
         self._index = 0
         self._registers = [0] * REGISTERS
         self._registers[ID] = NO_VERSION

@@ -58,12 +58,12 @@ DISPLAY_DISABLED, VERTICAL_RETRACE = 0x01, 0x08
 
 
 class Vga(IsaDevice):
-    """The adapter. What it shows is there for the asking: `text()`.
+    """The adapter. `text()` returns what it shows.
 
     Parameters
     ----------
     clock : Clock
-        The machine's time, from which the retrace comes.
+        The machine's time, for the retrace.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -152,7 +152,7 @@ class Vga(IsaDevice):
 
     def _write_crtc(self, index: int, value: int) -> None:
         if index <= OVERFLOW and self._crtc[RETRACE_END] & PROTECT:
-            if index == OVERFLOW:  # one bit of the line compare register is not protected
+            if index == OVERFLOW:  # one bit, of the line compare register, is not protected
                 self._crtc[index] = self._crtc[index] & ~0x10 | value & 0x10
             return
         self._crtc[index] = value
@@ -166,7 +166,7 @@ class Vga(IsaDevice):
     # Memory
 
     def _update_memory_mode(self) -> None:
-        """Work out once what every access to the memory asks."""
+        """Precompute the registers' effects on memory accesses."""
         graphics = self._graphics
         self._map_base, self._map_size = MEMORY_MAPS[graphics[MISCELLANEOUS] >> 2 & 3]
         self._map_mask = self._sequencer[MAP_MASK] & ALL_PLANES
@@ -180,7 +180,7 @@ class Vga(IsaDevice):
     def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
         address = offset - self._map_base
         if self._plain_text and not address & 1 and len(data) == 2 and 0 <= address < self._map_size:
-            # A character with its attribute. It is nearly all that is ever written, and deserves the short way.
+            # Fast path for a character with its attribute: nearly all writes are of this kind.
             address &= PLANE_SIZE - 1
             self._planes[0][address], self._planes[1][address] = data
             return
@@ -207,7 +207,7 @@ class Vga(IsaDevice):
                 self._planes[number][address] = value if self._plain_write else self._combine(number, value)
 
     def _combine(self, plane: int, value: int) -> int:
-        """Return what a write puts into a plane, by the graphics controller's write mode."""
+        """Return the byte that a write stores in a plane, by the graphics controller's write mode."""
         graphics = self._graphics
         mode = graphics[MODE] & 3
         latch = self._latches[plane]
@@ -254,7 +254,7 @@ class Vga(IsaDevice):
     # What is on the screen
 
     def text(self) -> list[str]:
-        """Return the lines of the screen, blanks at their ends removed; none in a graphics mode."""
+        """Return the lines of the screen without trailing spaces; none in a graphics mode."""
         crtc = self._crtc
         if self._graphics[MISCELLANEOUS] & GRAPHICS_MODE:
             return []
@@ -263,7 +263,7 @@ class Vga(IsaDevice):
         rows = (last_line + 1) // ((crtc[MAX_SCAN_LINE] & 0x1F) + 1)
         first = crtc[START_HIGH] << 8 | crtc[START_LOW]
         pitch = 2 * crtc[PITCH] or columns
-        # In word mode a character's place counts for two addresses of a plane, of which the even one is used.
+        # In word mode, a character takes two addresses of a plane, of which the even one is used.
         characters = self._planes[0][::2]
         lines = []
         for start in range(first, first + rows * pitch, pitch):

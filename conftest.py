@@ -1,0 +1,24 @@
+"""Setup of all tests, those of the examples included: Hypothesis profiles, and cheap garbage collections.
+
+Both profiles draw new examples in every run: derandomized examples are the same each time, and a defect that they
+miss stays hidden. A failure is reproduced from Hypothesis's local database; the profile `ci` (``CI=1`` or
+``--hypothesis-profile=ci``) has none, and prints a blob for ``@reproduce_failure`` instead. Neither has a deadline:
+how long an example takes says more about the machine than about the code.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", derandomize=False, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects made by collection from garbage collections, of which tests of lifetimes make hundreds."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,14 @@
+"""The debug console of the example PC."""
+
+from __future__ import annotations
+
+from examples.pc.devices.debug_console import DebugConsole
+from examples.pc.tests.pc_helpers import on_bus
+
+
+def test_debug_console_says_that_it_is_there_and_takes_bytes() -> None:
+    log = bytearray()
+    bus = on_bus(DebugConsole(log.append))
+    for byte in b"log":
+        bus.pio_out(0x402, 1, byte)
+    assert (bus.pio_in(0x402, 1), log) == (0xE9, b"log")

@@ -1,0 +1,161 @@
+"""The C entry points, called through ctypes as an emulator would: values, pending exceptions of a handle, lifetimes."""
+
+import ctypes
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, entry_point_addresses, get_include
+
+U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
+SIGNATURES = {
+    "mmio_load": (U64, POINTER, U64, UINT),
+    "mmio_store": (None, POINTER, U64, UINT, U64),
+    "pio_in": (U64, POINTER, U64, UINT),
+    "pio_out": (None, POINTER, U64, UINT, U64),
+    "uc_mmio_load": (U64, POINTER, U64, UINT, POINTER),
+    "uc_mmio_store": (None, POINTER, U64, UINT, U64, POINTER),
+    "uc_pio_in": (U32, POINTER, U32, INT, POINTER),
+    "uc_pio_out": (None, POINTER, U32, INT, U32, POINTER),
+}
+C = {name: ctypes.CFUNCTYPE(*types)(entry_point_addresses()[name]) for name, types in SIGNATURES.items()}
+
+
+class Registers(DeviceIo):
+    def __init__(self):
+        self.bytes = bytearray(16)
+        self.accesses = 0
+
+    def read(self, base, offset, data):
+        self.accesses += 1
+        if offset == 15:
+            raise LookupError("register 15")
+        data[:] = self.bytes[offset : offset + len(data)]
+
+    def write(self, base, offset, data):
+        self.accesses += 1
+        if offset == 15:
+            raise LookupError("register 15")
+        self.bytes[offset : offset + len(data)] = data
+
+    pio_read, pio_write = read, write
+
+
+def handle_on(device, base=0, **options):
+    manager = IoManager(**options)
+    manager.register_device_io(device, [Resource.MmioAddressRange(0x1000, 16), Resource.PioAddressRange(0x40, 16)])
+    return CallbackHandle(manager, base)
+
+
+def test_every_entry_point_has_an_address():
+    assert entry_point_addresses().keys() == SIGNATURES.keys()
+    assert all(entry_point_addresses().values())
+
+
+def test_integers_reach_the_device_and_come_back():
+    device = Registers()
+    handle = handle_on(device)
+    C["mmio_store"](handle.address, 0x1004, 4, 0x11223344)
+    assert device.bytes[4:8] == bytes.fromhex("44332211")
+    assert C["mmio_load"](handle.address, 0x1004, 2) == 0x3344
+    C["pio_out"](handle.address, 0x48, 1, 0x1FF)
+    assert device.bytes[8:10] == b"\xff\x00"
+    assert C["pio_in"](handle.address, 0x48, 2) == 0xFF
+    assert handle.pop_exception() is None
+
+
+def test_the_shape_of_unicorn_takes_offsets_from_the_base_of_the_handle():
+    device = Registers()
+    handle = handle_on(device, base=0x1000)
+    C["uc_mmio_store"](None, 4, 8, 0x1122334455667788, handle.address)
+    assert C["uc_mmio_load"](None, 4, 4, handle.address) == 0x55667788
+    C["uc_pio_out"](None, 0x40, 4, 0xCAFE, handle.address)
+    assert C["uc_pio_in"](None, 0x40, 2, handle.address) == 0xCAFE
+    assert C["mmio_load"](handle.address, 0, 2) == 0xCAFE
+
+
+def test_a_handle_follows_the_manager():
+    manager = IoManager(open_bus=0xEE)
+    handle = CallbackHandle(manager)
+    assert C["mmio_load"](handle.address, 0x1000, 1) == 0xEE
+    manager.register_device_io(NativeDevice(), [Resource.MmioAddressRange(0x1000, 16)])
+    assert C["mmio_load"](handle.address, 0x1000, 1) == 0
+
+
+def test_an_unowned_access_is_not_an_exception():
+    handle = handle_on(Registers())
+    assert C["mmio_load"](handle.address, 0x2000, 4) == 0
+    C["mmio_store"](handle.address, 0x2000, 4, 1)
+    assert C["pio_in"](handle.address, 0x10040, 1) == 0
+    assert handle.pop_exception() is None
+    assert C["mmio_load"](handle_on(Registers(), open_bus=0xFF).address, 0x2000, 4) == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("name", ["mmio_load", "pio_in", "mmio_store", "pio_out"])
+def test_the_first_exception_is_kept_and_no_device_is_called_until_it_is_taken(name, capfd):
+    device = Registers()
+    handle = handle_on(device)
+    address = 0x100F if name.startswith("mmio") else 0x4F
+    arguments = (1, 0) if name in ("mmio_store", "pio_out") else (1,)
+    assert not C[name](handle.address, address, *arguments)
+    assert device.accesses == 1
+    assert C["mmio_load"](handle.address, 0x1000, 1) == 0
+    C["mmio_store"](handle.address, 0x1000, 1, 5)
+    assert device.accesses == 1
+    error = handle.pop_exception()
+    assert type(error) is LookupError
+    assert error.args == ("register 15",)
+    assert error.__traceback__ is not None
+    assert handle.pop_exception() is None
+    C["mmio_store"](handle.address, 0x1000, 1, 5)
+    assert device.bytes[0] == 5
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", [0, 3, 5, 9, 2**32 - 1])
+def test_a_wrong_size_is_kept_as_a_value_error(size):
+    handle = handle_on(Registers())
+    assert C["mmio_load"](handle.address, 0x1000, size) == 0
+    assert type(handle.pop_exception()) is ValueError
+    C["pio_out"](handle.address, 0x40, size, 0)
+    assert type(handle.pop_exception()) is ValueError
+    assert C["uc_pio_in"](None, 0x40, -1, handle.address) == 0
+    assert type(handle.pop_exception()) is ValueError
+
+
+def test_a_handle_keeps_its_manager_and_lets_it_go():
+    class Manager(IoManager):
+        pass
+
+    manager = Manager()
+    gone = weakref.ref(manager)
+    handle = CallbackHandle(manager)
+    del manager
+    gc.collect()
+    assert gone() is not None
+    assert C["mmio_load"](handle.address, 0, 1) == 0
+    del handle
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_handle_takes_an_io_manager():
+    with pytest.raises(TypeError, match=r"\bIoManager\b.* not object$"):
+        CallbackHandle(object())
+    with pytest.raises(OverflowError):
+        CallbackHandle(IoManager(), -1)
+
+
+def test_a_native_device_does_nothing_by_default():
+    handle = handle_on(NativeDevice())
+    for name in ("mmio_store", "pio_out"):
+        C[name](handle.address, 0x1000 if name == "mmio_store" else 0x40, 1, 7)
+    assert C["mmio_load"](handle.address, 0x1000, 8) == 0
+    assert C["pio_in"](handle.address, 0x40, 4) == 0
+    assert handle.pop_exception() is None
+
+
+def test_get_include_returns_the_directory_of_the_header():
+    assert "dbs_device_api" in (Path(get_include()) / "dbs_device.h").read_text()
