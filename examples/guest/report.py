@@ -119,7 +119,7 @@ def access_table(machine: Machine, counts: list[AccessCount], width: int) -> Tab
     for name, reads, writes, *_ in counts:
         if name is None:
             remark = f"the open bus answers {machine.bus.open_bus:#x}"
-            table.add_row("(nobody)", str(reads), str(writes), remark, style="yellow")
+            table.add_row("(unowned)", str(reads), str(writes), remark, style="yellow")
         else:
             length = -(-(reads + writes) * longest_bar // most)
             table.add_row(name, str(reads), str(writes), Text(BAR * length, style="green"))

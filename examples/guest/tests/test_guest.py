@@ -107,7 +107,7 @@ def test_the_map_has_the_card_that_was_plugged_in(output: str) -> None:
         ("HotplugSlot", 3 + 1, 0),
         ("CrcCard", 2, len("123456789")),
         ("PowerSwitch", 0, 1),
-        ("(nobody)", 1, 0),
+        ("(unowned)", 1, 0),
     ],
 )
 def test_accesses_are_counted_by_device(output: str, device: str, reads: int, writes: int) -> None:
