@@ -237,9 +237,10 @@ def test_only_what_changed_is_compiled_and_nothing_again_for_an_editable_install
 
 @pytest.mark.slow
 def test_a_package_that_cimports_ours_builds_against_an_editable_install(tmp_path: Path) -> None:
-    # A build leaves metadata in the source tree too, which are not those of an installation.
-    origins = [each.read_text("direct_url.json") for each in importlib.metadata.distributions(name="dbs-device")]
-    if {"dir_info": {"editable": True}, "url": ROOT.as_uri()} not in [json.loads(origin) for origin in origins if origin]:
+    # A build leaves metadata in the source tree too, without an origin.
+    installed = importlib.metadata.distributions(name="dbs-device")
+    origins = [json.loads(origin) for each in installed if (origin := each.read_text("direct_url.json"))]
+    if {"dir_info": {"editable": True}, "url": ROOT.as_uri()} not in origins:
         pytest.skip("the package is not an editable install of this source tree")
     source = tmp_path / "embedding"
     shutil.copytree(ROOT / "tests" / "embedding", source, ignore=shutil.ignore_patterns("*.so", "cpu.c", "build"))
