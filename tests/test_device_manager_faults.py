@@ -66,7 +66,7 @@ class FaultyContext(DeviceManagerContext):
     def register_device_io(
         self, ctx: Any, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
     ) -> None:
-        self._run("register_device_io", ctx, device, resources)
+        self._run("register_device_io", ctx, device, resources, name)
 
     def unregister_device_io(self, ctx: Any, resources: Iterable[Resource]) -> None:
         self._run("unregister_device_io", ctx, resources)
