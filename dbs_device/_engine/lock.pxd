@@ -1,4 +1,10 @@
 cimport cython
+from libc.stdint cimport uint32_t
+
+
+# Number of forks behind this process. A lock that was taken before the last one, by another thread than the one that
+# survived it, is free.
+cdef uint32_t fork_count
 
 
 @cython.final
@@ -9,7 +15,7 @@ cdef class ReentrantLock:
     cdef size_t _depth
     cdef size_t _waiting
     cdef bint _woken  # whether the gate is open
-    cdef unsigned long _fork_count
+    cdef uint32_t _fork_count
 
     cdef int lock(self) except -1
     cdef int unlock(self) except -1

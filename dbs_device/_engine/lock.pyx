@@ -3,6 +3,7 @@
 cimport cython
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport uint32_t
 
 from .platform cimport dbs_critical_section, dbs_critical_section_begin, dbs_critical_section_end
 
@@ -12,9 +13,7 @@ import threading
 __all__ = ["ReentrantLock"]
 
 
-# Number of forks behind this process. A lock that was taken before the last one by another thread than the one that
-# survived it is held by nobody.
-cdef unsigned long fork_count = 0
+cdef uint32_t fork_count = 0
 
 
 def count_fork():

@@ -10,6 +10,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 
+from .lock cimport fork_count
 from .native cimport NativeDevice
 from .platform cimport (
     dbs_generation_store,
@@ -386,7 +387,7 @@ cdef class PublishedTables:
         new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1
         with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._spinlock)
+            dbs_spinlock_acquire(&self._spinlock, fork_count)
             self._tables = new
             if old.pins != 0:
                 # The last call that uses the old pair without the GIL drops it: see `unpin`.
@@ -400,7 +401,7 @@ cdef class PublishedTables:
 cdef PyObject *pin(PublishedTables published) noexcept nogil:
     """Keep the current tables for a call without the GIL, which cannot take a reference to them."""
     cdef PyObject *tables
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     tables = <PyObject *>published._tables
     published._tables.pins = published._tables.pins + 1
     dbs_spinlock_release(&published._spinlock)
@@ -409,7 +410,7 @@ cdef PyObject *pin(PublishedTables published) noexcept nogil:
 
 cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil:
     cdef bint is_last_of_retired
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     (<IoTables>tables).pins = (<IoTables>tables).pins - 1
     is_last_of_retired = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
     dbs_spinlock_release(&published._spinlock)
