@@ -44,8 +44,8 @@ Memory
     of the call, a Python device a copy, which it may keep.
 
 Stability
-    A module that cimports this file imports `dbs_device`, `dbs_device._bus` and, for `NativeDevice`,
-    `dbs_device._engine.native`, and no others. Everything that is not named in this file is private.
+    A module that cimports this file imports `dbs_device`, `dbs_device._bus` and `dbs_device._engine.native`, and no
+    others. Everything that is not named in this file is private.
 
     Call `c_check_abi()` when your module is imported. Cython checks the signatures of the functions then, but neither
     the methods of `NativeDevice` nor the layout of the classes. As long as `ABI_VERSION` is the same, functions are

@@ -17,7 +17,7 @@ def test_the_recorded_interface_is_the_present_one():
 def test_the_modules_that_consumers_import_are_the_documented_ones():
     assert RECORDED["modules"] == ["dbs_device", "dbs_device._bus", "dbs_device._engine.native"]
     text = " ".join((record_abi.PACKAGE / "_bus.pxd").read_text().split())
-    assert "imports `dbs_device`, `dbs_device._bus` and, for `NativeDevice`, `dbs_device._engine.native`" in text
+    assert "imports `dbs_device`, `dbs_device._bus` and `dbs_device._engine.native`, and no others" in text
 
 
 def swap(members, i, j):
@@ -52,7 +52,7 @@ def test_a_change_that_consumers_break_on_needs_another_version(change, monkeypa
 
 
 @pytest.mark.parametrize("addition", ["function", "member", "version"])
-def test_what_consumers_do_not_notice_is_recorded_without_another_version(addition, monkeypatch, tmp_path):
+def test_an_allowed_change_has_to_be_recorded(addition, monkeypatch, tmp_path):
     current = copy.deepcopy(RECORDED)
     if addition == "function":
         current["functions"]["c_new"] = "int (void)"

@@ -60,7 +60,10 @@ def current_abi():
         "version": version(header, bus),
         "capsule": re.search(r'#define DBS_DEVICE_CAPSULE "(.+)"', header)[1],
         "modules": imported_modules(),
-        "classes": {"IoManager": class_members(bus, "IoManager"), "NativeDevice": class_members(native, "NativeDevice")},
+        "classes": {
+            "IoManager": class_members(bus, "IoManager"),
+            "NativeDevice": class_members(native, "NativeDevice"),
+        },
         "functions": function_signatures(),
         "struct": struct_members(header),
     }

@@ -130,7 +130,7 @@ cdef Access new_access(target, name, uint64_t address, size_t size, uint64_t val
 cdef tuple outcome(Access *access, int result):
     if access.operation in (MMIO_LOAD, PIO_IN):
         return result, access.value
-    return result, bytes(access.data[:access.size])
+    return result, bytes(access.data[:min(access.size, sizeof(access.data))])
 
 
 def access_bus(target, name, uint64_t address, size_t size, uint64_t value=0):
