@@ -7,13 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import fenced_blocks
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(ROOT.glob("docs/*.md"))
-
-
-def fenced_blocks(path, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def test_the_readme_example_prints_what_the_readme_says():

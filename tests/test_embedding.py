@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from helpers import fenced_blocks
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+CONSUMERS = ["minimal", "cpu", "cxx_cpu", "accesses", "c_emulator", "cxx_emulator"]
 COMPILERS = {"gcc": "g++", "clang": "clang++"}
+STANDARDS = {"gcc": "c11", "clang": "c17"}
 
 
 def start(*command, **kwargs):
@@ -76,7 +79,8 @@ def environment(wheel_directory, tmp_path_factory):
 def test_a_package_that_embeds_the_bus_builds_against_the_wheel_and_works(compiler, environment, tmp_path):
     skip_without(compiler)
     isolation = [] if compiler == "gcc" else ["--no-build-isolation"]  # it takes half a minute
-    environment.install_embedder(tmp_path, *isolation, CC=compiler, CXX=COMPILERS[compiler])
+    variables = {"CC": compiler, "CXX": COMPILERS[compiler], "EMBEDDER_C_STANDARD": STANDARDS[compiler]}
+    environment.install_embedder(tmp_path, *isolation, **variables)
     # A copy of the tests alone: beside them, the package's source would be imported instead of what is installed.
     for name in ("test_embedder.py", "abi.json"):
         shutil.copy(ROOT / "tests" / "embedding" / name, tmp_path)
@@ -90,8 +94,8 @@ def test_a_package_that_embeds_the_bus_builds_against_the_wheel_and_works(compil
 def test_the_header_compiles_without_a_warning(compiler, standard, environment):
     skip_without(compiler)
     language, command = ("c++", COMPILERS[compiler]) if "++" in standard else ("c", compiler)
-    include = environment.run("-c", "import dbs_device, sysconfig as s; print(dbs_device.get_include(), s.get_path('include'))")
-    header, python = include.split()
+    header = environment.run("-c", "import dbs_device; print(dbs_device.get_include())").strip()
+    python = sysconfig.get_path("include")
     program = "#include <dbs_device.h>\nint main(void) { return dbs_device_import() != NULL; }\n"
     warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
     arguments = [f"-std={standard}", *warnings, f"-I{header}", "-isystem", python, "-fsyntax-only", "-x", language, "-"]
@@ -102,7 +106,7 @@ CHANGES = {
     "another version": (
         (r"(DBS_DEVICE_ABI_VERSION(?: =)?) (\d+)", lambda match: f"{match[1]} {int(match[2]) + 1}"),
         "built against version 2 of the C interface of dbs_device; the installed package has version 1: rebuild",
-        ["minimal", "cpu", "cxx_cpu", "accesses", "c_emulator", "cxx_emulator"],
+        CONSUMERS,
     ),
     "another member": (
         (r"(\n\} dbs_device_api;)", r"\n    void (*added)(void);\1"),
@@ -116,7 +120,8 @@ CHANGES = {
 def test_a_consumer_that_was_built_against_another_interface_says_so_at_import(
     change, message, refused, environment, tmp_path
 ):
-    originals = {path: path.read_text() for path in (environment.package / "_bus.pxd", environment.package / "dbs_device.h")}
+    paths = [environment.package / name for name in ("_bus.pxd", "dbs_device.h")]
+    originals = {path: path.read_text() for path in paths}
     try:
         for path, text in originals.items():
             path.write_text(re.sub(*change, text))
@@ -124,7 +129,7 @@ def test_a_consumer_that_was_built_against_another_interface_says_so_at_import(
     finally:
         for path, text in originals.items():
             path.write_text(text)
-    for module in ["minimal", "cpu", "cxx_cpu", "accesses", "c_emulator", "cxx_emulator"]:
+    for module in CONSUMERS:
         done = start(environment.python, "-c", f"import embedder.{module}", cwd=tmp_path / "site")
         if module in refused:
             assert done.returncode != 0
@@ -133,20 +138,15 @@ def test_a_consumer_that_was_built_against_another_interface_says_so_at_import(
             assert (done.returncode, done.stderr) == (0, "")
 
 
-DOCUMENT = ROOT / "docs" / "embedding.md"
-BUILD = """
-import sys
-from Cython.Build import cythonize
-from setuptools import Extension, setup
-import dbs_device
-
-modules = sys.argv[1:]
-setup(
-    ext_modules=cythonize([Extension(name, [name + ".pyx"]) for name in modules if name.startswith("cython")])
-    + [Extension(name, [name + ".c"], include_dirs=[dbs_device.get_include()]) for name in modules if name.startswith("c_")],
-    script_args=["--quiet", "build_ext", "--inplace"],
-)
-"""
+def test_the_document_shows_what_builds_and_runs(environment, tmp_path):
+    document = ROOT / "docs" / "embedding.md"
+    setup, program = fenced_blocks(document, "python")
+    (tmp_path / "setup.py").write_text(setup)
+    (tmp_path / "machine.pyx").write_text("\n\n".join(fenced_blocks(document, "cython")))
+    (tmp_path / "emulator.c").write_text("".join(fenced_blocks(document, "c")))
+    strict = environment.variables | {"CFLAGS": "-Wall -Werror"}
+    environment.run("setup.py", "--quiet", "build_ext", "--inplace", cwd=tmp_path, env=strict)
+    assert [environment.run("-c", program, cwd=tmp_path)] == fenced_blocks(document, "text")
 
 
 def test_the_wheel_holds_what_embedders_need(wheel_directory):
