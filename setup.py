@@ -20,14 +20,18 @@ SOURCES = sorted(Path("dbs_device").rglob("*.pyx"))
 compile_args = (
     ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-g0", "-std=c11"]
 )
-macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else []
+# An access from C is one path of inline functions, which a compiler would cut in pieces where its limits say. Most of
+# those in `access` serve callers in Python, and there its own choice is better.
+macros = [("CYTHON_INLINE", "__forceinline" if sys.platform == "win32" else "inline __attribute__((always_inline))")]
+if TRACE:
+    macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 
 extensions = [
     Extension(
         ".".join(source.with_suffix("").parts),
         [str(source)],
         extra_compile_args=compile_args,
-        define_macros=macros,
+        define_macros=macros if source.stem != "access" else macros[1:],
         include_dirs=["dbs_device"],
         depends=["dbs_device/dbs_device.h"],
     )

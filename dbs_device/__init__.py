@@ -35,6 +35,7 @@ from .errors import (
     NoDeviceError,
     ResourceError,
     TransactionError,
+    UnhandledSpaceWarning,
     UnknownDeviceError,
 )
 from .resource_manager import ResourceManager
@@ -113,6 +114,7 @@ __all__ = [
     "Space",
     "Transaction",
     "TransactionError",
+    "UnhandledSpaceWarning",
     "UnknownDeviceError",
     "__version__",
     "c_api",

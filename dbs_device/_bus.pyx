@@ -48,6 +48,7 @@ import weakref
 from types import MethodType
 
 from ._engine.address_map import render_map, same_map, trapped_ranges
+from ._engine.unowned import UnownedAccesses
 from .errors import format_count
 
 __all__ = ["ABI_VERSION", "IoManager"]
@@ -95,6 +96,9 @@ cdef class IoManager:
     straddle : {"reject", "pass"}
         What to do with an access that starts in a range and ends beyond it: treat it as unowned, or hand the whole
         buffer to the device that owns its start.
+    log_unowned : bool
+        Log each unowned address once (`logging`, logger "dbs_device", level WARNING) and count unowned accesses in
+        `unowned_accesses`; takes an `open_bus`.
     byteorder : {"little", "big"}
         Order in which `mmio_load`, `mmio_store`, `pio_in` and `pio_out` make integers of bytes.
 
@@ -123,7 +127,7 @@ cdef class IoManager:
     def __cinit__(self, *args, **kwargs):
         self._published = ManagerState.__new__(ManagerState)
 
-    def __init__(self, *, open_bus=None, straddle="reject", byteorder="little"):
+    def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False):
         cdef Options options
         cdef Tables tables
         options.open_bus = -1
@@ -138,8 +142,12 @@ cdef class IoManager:
         if byteorder not in ("little", "big"):
             raise ValueError(f"byteorder takes \"little\" or \"big\", not {byteorder!r}")
         options.big_endian = byteorder == "big"
+        options.log_unowned = bool(log_unowned)
+        if options.log_unowned and open_bus is None:
+            raise ValueError("log_unowned takes an open_bus: without one, unowned accesses raise NoDeviceError")
         # Nothing runs between these two that could change the map.
         tables = tables_of(self)
+        (<PublishedTables>self._published)._unowned_accesses = UnownedAccesses() if options.log_unowned else None
         (<PublishedTables>self._published).publish(tables.pio, tables.mmio, options)
 
     # -- accesses
@@ -411,7 +419,7 @@ cdef class IoManager:
 
     # -- changes
 
-    def register_device_io(self, device, resources):
+    def register_device_io(self, device, resources, name=None):
         """Map a device to the PIO and MMIO ranges among some resources: to all of them, or to none.
 
         The device's handlers are looked up now. Waits while another thread has a transaction open. O(ranges): who
@@ -423,6 +431,8 @@ cdef class IoManager:
             The device.
         resources : iterable of Resource
             Those that are neither ports nor MMIO are passed over.
+        name : str, optional
+            What the map, errors, notes and traces call the device.
 
         Raises
         ------
@@ -436,7 +446,7 @@ cdef class IoManager:
             The device is no `DeviceIo` (a `DeviceIoMut` has to be wrapped in `Mutex`), or `resources` holds something
             else than resources.
         """
-        cdef list entries = new_entries(device, resources)
+        cdef list entries = new_entries(device, resources, name)
         cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
@@ -513,6 +523,8 @@ cdef class IoManager:
         """
         cdef Tables tables = tables_of(self)
         cdef IoManager copy = type(self).__new__(type(self))
+        if tables.options.log_unowned:
+            (<PublishedTables>copy._published)._unowned_accesses = UnownedAccesses()
         (<PublishedTables>copy._published).publish(tables.pio, tables.mmio, tables.options)
         set_attributes(copy, object.__getstate__(self))
         return copy
@@ -544,6 +556,17 @@ cdef class IoManager:
     def byteorder(self):
         """str : "little" or "big"."""
         return "big" if tables_of(self).options.big_endian else "little"
+
+    @property
+    def log_unowned(self):
+        """bool : whether unowned accesses are logged and counted."""
+        return tables_of(self).options.log_unowned != 0
+
+    @property
+    def unowned_accesses(self):
+        """int : number of unowned accesses; 0 unless they are counted (`log_unowned`)."""
+        accesses = (<PublishedTables>self._published)._unowned_accesses
+        return 0 if accesses is None else accesses.count
 
     def tables(self):
         """Return the pair of range tables as it is now, for dispatch without the GIL (see ``_bus.pxd``).
@@ -587,7 +610,12 @@ cdef class IoManager:
         return self.clone()
 
     def __reduce__(self):
-        options = {"open_bus": self.open_bus, "straddle": self.straddle, "byteorder": self.byteorder}
+        options = {
+            "open_bus": self.open_bus,
+            "straddle": self.straddle,
+            "byteorder": self.byteorder,
+            "log_unowned": self.log_unowned,
+        }
         state = (options, all_ranges(self), self.__getstate__())
         return copyreg.__newobj__, (type(self),), state
 
@@ -595,7 +623,7 @@ cdef class IoManager:
         cdef Transaction transaction
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
-        entries = [new_entry(<SpaceId><int>space, base, last, device) for space, base, last, device in ranges]
+        entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last, device, name in ranges]
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)

@@ -54,7 +54,9 @@ class IoManagerContext(ABC):
         """
 
     @abstractmethod
-    def register_device_io(self, ctx: Any, device: DeviceIo, resources: Iterable[Resource]) -> None:
+    def register_device_io(
+        self, ctx: Any, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
+    ) -> None:
         """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
 
         Raises
@@ -169,7 +171,9 @@ class DeviceManagerContext(IoManagerContext):
         self._check(ctx)
         ctx.cancel()
 
-    def register_device_io(self, ctx: Transaction, device: DeviceIo, resources: Iterable[Resource]) -> None:
+    def register_device_io(
+        self, ctx: Transaction, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
+    ) -> None:
         """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
 
         Parameters
@@ -180,6 +184,8 @@ class DeviceManagerContext(IoManagerContext):
             The device.
         resources : iterable of Resource
             Those that are neither PIO nor MMIO ranges are ignored.
+        name : str, optional
+            What the map, errors, notes and traces call the device.
 
         Raises
         ------
@@ -193,7 +199,7 @@ class DeviceManagerContext(IoManagerContext):
             `ctx` is not a `Transaction`, the device is not a `DeviceIo`, or an item is not a `Resource`.
         """
         self._check(ctx)
-        ctx.register_device_io(device, resources)
+        ctx.register_device_io(device, resources, name)
 
     def unregister_device_io(self, ctx: Transaction, resources: Iterable[Resource]) -> None:
         """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.

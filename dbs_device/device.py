@@ -6,21 +6,143 @@ import threading
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from .address import IoAddress, PioAddress
+from .address import IoAddress, PioAddress, Space
 from .resources import DeviceResources
 
 __all__ = ["DeviceIo", "DeviceIoMut", "Mutex"]
 
 
+def _has_own(device: object, handler: str) -> bool:
+    """Return whether a device overrides a handler of the base class."""
+    method = getattr(device, handler)
+    return getattr(method, "__func__", method) is not getattr(_IoHandlers, handler)
+
+
+def _integers_of(space: Space, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, size) of the integers that a buffer access is split into, lowest address first.
+
+    A buffer of the size of an integer is one; others are split into naturally aligned ones.
+
+    >>> list(_integers_of(Space.MMIO, 3, 4)), list(_integers_of(Space.MMIO, 3, 10))
+    ([(3, 4)], [(3, 1), (4, 4), (8, 4), (12, 1)])
+    """
+    if size in space.integer_sizes:
+        yield offset, size
+        return
+    end = offset + size
+    while offset < end:
+        piece = max(each for each in space.integer_sizes if each <= end - offset and offset % each == 0)
+        yield offset, piece
+        offset += piece
+
+
 class _IoHandlers:
-    """The handlers that the bus calls; by default, they do nothing."""
+    """The handlers that the bus calls; by default, they do nothing.
+
+    For each space and direction, a device overrides the integer handler or the buffer handler. With both, the integer
+    handler serves integers and buffers of their sizes, the buffer handler other buffers. Called directly, one that is
+    not overridden converts to the other.
+
+    Attributes
+    ----------
+    byteorder : {"little", "big"} or None
+        The byte order of the device's registers: integers are swapped where the bus has the other one. None: that of
+        the bus ("little" in a direct call).
+    unhandled : {"warn", "ignore"}
+        Whether to warn when the device is registered in a space for which it has no handler.
+    """
 
     __slots__ = ("__weakref__",)
 
+    byteorder: ClassVar[Literal["little", "big"] | None] = None
+    unhandled: ClassVar[Literal["warn", "ignore"]] = "warn"
+
+    def load(self, base: int, offset: int, size: int) -> int:
+        """Serve a load of memory-mapped registers.
+
+        Parameters
+        ----------
+        base : int
+            First address of the range that the access is in.
+        offset : int
+            Address of the access relative to `base`.
+        size : int
+            1, 2, 4 or 8 bytes.
+
+        Returns
+        -------
+        int
+            The value; bits above `size` bytes are ignored, so that -1 and ``~x`` are fine.
+        """
+        if not _has_own(self, "read"):
+            return 0
+        data = bytearray(size)
+        self.read(IoAddress(base), IoAddress(offset), memoryview(data))
+        return int.from_bytes(data, self.byteorder or "little")
+
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
+        """Serve a store to memory-mapped registers.
+
+        Parameters
+        ----------
+        base : int
+            First address of the range that the access is in.
+        offset : int
+            Address of the access relative to `base`.
+        size : int
+            1, 2, 4 or 8 bytes.
+        value : int
+            0 .. 2**(8 * size) - 1.
+        """
+        if _has_own(self, "write"):
+            data = value.to_bytes(size, self.byteorder or "little")
+            self.write(IoAddress(base), IoAddress(offset), memoryview(data))
+
+    def pio_in(self, base: int, offset: int, size: int) -> int:
+        """Serve an IN from I/O ports.
+
+        Parameters
+        ----------
+        base : int
+            First port of the range that the access is in.
+        offset : int
+            Port of the access relative to `base`.
+        size : int
+            1, 2 or 4 bytes.
+
+        Returns
+        -------
+        int
+            The value; bits above `size` bytes are ignored, so that -1 and ``~x`` are fine.
+        """
+        if not _has_own(self, "pio_read"):
+            return 0
+        data = bytearray(size)
+        self.pio_read(PioAddress(base), PioAddress(offset), memoryview(data))
+        return int.from_bytes(data, self.byteorder or "little")
+
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
+        """Serve an OUT to I/O ports.
+
+        Parameters
+        ----------
+        base : int
+            First port of the range that the access is in.
+        offset : int
+            Port of the access relative to `base`.
+        size : int
+            1, 2 or 4 bytes.
+        value : int
+            0 .. 2**(8 * size) - 1.
+        """
+        if _has_own(self, "pio_write"):
+            data = value.to_bytes(size, self.byteorder or "little")
+            self.pio_write(PioAddress(base), PioAddress(offset), memoryview(data))
+
     def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Serve a read of memory-mapped registers by filling `data`.
+        """Serve a read of memory-mapped registers by filling `data`. Returns None.
 
         Parameters
         ----------
@@ -32,9 +154,13 @@ class _IoHandlers:
             Writable, 1-D, format 'B': one item per byte of the access, lowest address first. It shows the caller's
             buffer, which has been zeroed.
         """
+        if _has_own(self, "load"):
+            for start, size in _integers_of(Space.MMIO, int(offset), len(data)):
+                value = self.load(int(base), start, size) & (1 << 8 * size) - 1
+                data[start - offset : start - offset + size] = value.to_bytes(size, self.byteorder or "little")
 
     def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        """Serve a write to memory-mapped registers.
+        """Serve a write to memory-mapped registers. Returns None.
 
         Parameters
         ----------
@@ -45,9 +171,13 @@ class _IoHandlers:
         data : memoryview
             Read-only, 1-D, format 'B': one item per byte of the access, lowest address first.
         """
+        if _has_own(self, "store"):
+            for start, size in _integers_of(Space.MMIO, int(offset), len(data)):
+                piece = data[start - offset : start - offset + size]
+                self.store(int(base), start, size, int.from_bytes(piece, self.byteorder or "little"))
 
     def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Serve a read of I/O ports (IN) by filling `data`.
+        """Serve a read of I/O ports (IN) by filling `data`. Returns None.
 
         Parameters
         ----------
@@ -58,9 +188,13 @@ class _IoHandlers:
         data : memoryview
             As in `read`.
         """
+        if _has_own(self, "pio_in"):
+            for start, size in _integers_of(Space.PIO, int(offset), len(data)):
+                value = self.pio_in(int(base), start, size) & (1 << 8 * size) - 1
+                data[start - offset : start - offset + size] = value.to_bytes(size, self.byteorder or "little")
 
     def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        """Serve a write to I/O ports (OUT).
+        """Serve a write to I/O ports (OUT). Returns None.
 
         Parameters
         ----------
@@ -71,6 +205,10 @@ class _IoHandlers:
         data : memoryview
             As in `write`.
         """
+        if _has_own(self, "pio_out"):
+            for start, size in _integers_of(Space.PIO, int(offset), len(data)):
+                piece = data[start - offset : start - offset + size]
+                self.pio_out(int(base), start, size, int.from_bytes(piece, self.byteorder or "little"))
 
     def get_assigned_resources(self) -> DeviceResources:
         """Return the resources that were assigned to the device; by default, none."""
@@ -84,11 +222,28 @@ class _IoHandlers:
 class DeviceIo(_IoHandlers, ABC):
     """A device that any thread may call at any time, and that protects its own state.
 
-    Override the handlers that the device needs. They are looked up when the device is registered: replacing one on a
-    registered device takes effect when it is registered again. A handler runs on the thread that makes the access, and
-    its exceptions propagate out of the access unchanged.
+    Override the handlers that the device needs: integer handlers (`load`, `store`, `pio_in`, `pio_out`) for registers,
+    buffer handlers (`read`, `write`, `pio_read`, `pio_write`) for memory and FIFOs. They are looked up when the device
+    is registered: replacing one on a registered device takes effect when it is registered again. A handler runs on the
+    thread that makes the access, and its exceptions propagate out of the access unchanged, but for one note that names
+    the access.
 
     The base class has no `__dict__`: a subclass may declare `__slots__`.
+
+    Examples
+    --------
+    >>> from dbs_device import IoManager, Resource
+    >>> class Scratch(DeviceIo):
+    ...     value = 0
+    ...     def load(self, base, offset, size):
+    ...         return self.value
+    ...     def store(self, base, offset, size, value):
+    ...         self.value = value
+    >>> manager = IoManager()
+    >>> manager.register_device_io(Scratch(), [Resource.MmioAddressRange(0x1000, 4)], name="scratch")
+    >>> manager.mmio_store(0x1000, 4, 0xCAFE)
+    >>> hex(manager.mmio_load(0x1000, 2))
+    '0xcafe'
     """
 
     __slots__ = ()
@@ -155,6 +310,55 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
         """
         with self._lock:
             yield self._device
+
+    @property
+    def byteorder(self) -> Literal["little", "big"] | None:  # type: ignore[override]
+        """The inner device's byte order."""
+        return self._device.byteorder
+
+    def load(self, base: int, offset: int, size: int) -> int:
+        """Call the inner device's `load` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
+        with self._lock:
+            return self._device.load(base, offset, size)
+
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
+        """Call the inner device's `store` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
+        with self._lock:
+            self._device.store(base, offset, size, value)
+
+    def pio_in(self, base: int, offset: int, size: int) -> int:
+        """Call the inner device's `pio_in` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
+        with self._lock:
+            return self._device.pio_in(base, offset, size)
+
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
+        """Call the inner device's `pio_out` with the lock held.
+
+        Raises
+        ------
+        Exception
+            Whatever the inner device raises.
+        """
+        with self._lock:
+            self._device.pio_out(base, offset, size, value)
 
     def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
         """Call the inner device's `read` with the lock held.

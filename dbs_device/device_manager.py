@@ -196,7 +196,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
             if has_release:
                 undo.append(lambda: _release(device))
             trapped = _trapped(device, resources)
-            self._register(device, trapped)
+            self._register(name, device, trapped)
         except BaseException as failure:
             for step in reversed(undo):
                 _attempt(step, failure)
@@ -243,7 +243,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
         """
         entry = self._begin_removing(name)
         try:
-            self._unregister(entry)
+            self._unregister(name, entry)
         except BaseException:
             self._end(name, entry)
             raise
@@ -325,23 +325,23 @@ class DeviceManager(Mapping[str, DeviceIo]):
 
     # -- the bus
 
-    def _register(self, device: DeviceIo, trapped: DeviceResources) -> None:
+    def _register(self, name: str, device: DeviceIo, trapped: DeviceResources) -> None:
         self._transact(
-            lambda ctx: self.io_context.register_device_io(ctx, device, trapped),
+            lambda ctx: self.io_context.register_device_io(ctx, device, trapped, name),
             undo=lambda ctx: self._unmap(ctx, device, trapped),
         )
 
-    def _unregister(self, entry: _Entry) -> None:
+    def _unregister(self, name: str, entry: _Entry) -> None:
         try:
-            self._unregister_from(entry.device, entry.trapped)
+            self._unregister_from(name, entry.device, entry.trapped)
         except NoDeviceError:
             # Not asked before, because a Mutex waits for a running handler.
-            self._unregister_from(entry.device, _trapped(entry.device, entry.resources))
+            self._unregister_from(name, entry.device, _trapped(entry.device, entry.resources))
 
-    def _unregister_from(self, device: DeviceIo, trapped: DeviceResources) -> None:
+    def _unregister_from(self, name: str, device: DeviceIo, trapped: DeviceResources) -> None:
         self._transact(
             lambda ctx: self._unmap(ctx, device, trapped),
-            undo=lambda ctx: self.io_context.register_device_io(ctx, device, trapped),
+            undo=lambda ctx: self.io_context.register_device_io(ctx, device, trapped, name),
         )
 
     def _unmap(self, ctx: Any, device: DeviceIo, trapped: DeviceResources) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "NoDeviceError",
     "ResourceError",
     "TransactionError",
+    "UnhandledSpaceWarning",
     "UnknownDeviceError",
 ]
 
@@ -42,15 +43,34 @@ def format_count(count: int, unit: str) -> str:
     return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
-def describe_device(device: object) -> str:
-    """Return `repr(device)`, or the name of its type if the repr raises.
+def describe_device(device: object, name: str | None = None) -> str:
+    """Return `repr(device)`, or the name of its type if that fails, after the name that it is registered under.
 
-    A message must also come out for a half-built device, whose repr tends to raise.
+    A message about a device must come out even when the device is half built, which is when its repr tends to raise.
     """
     try:
-        return repr(device)
+        description = repr(device)
     except Exception:
-        return f"<{type(device).__name__}>"
+        description = f"<{type(device).__name__}>"
+    return description if name is None else f"{name!r} {description}"
+
+
+_ACCESS_NOTE = "device access: "
+
+
+def add_access_note(
+    error: BaseException, device: str, space: Space, base: int, address: int, size: int, is_write: bool
+) -> None:
+    """Add the access in which a device raised to the notes of its exception, unless they name one already.
+
+    An exception that a device raises time and again, or that comes out of an access within an access, has one note.
+    """
+    if any(isinstance(note, str) and note.startswith(_ACCESS_NOTE) for note in getattr(error, "__notes__", ())):
+        return
+    error.add_note(
+        f"{_ACCESS_NOTE}{space} {'write' if is_write else 'read'} of {format_count(size, 'byte')} at {address:#x}, "
+        f"offset {address - base:#x} of {device}"
+    )
 
 
 def missing_exception(device: object) -> SystemError:
@@ -78,12 +98,16 @@ class NoDeviceError(DeviceModelError, LookupError):
         `exact`, one that overlaps the range.
     exact : bool
         Whether a range was to be unregistered, which takes its exact base and size.
+    owner_name : str, optional
+        The name that the owner is registered under.
 
     Attributes
     ----------
-    space, address, size, owner, exact
+    space, address, size, owner, exact, owner_name
         The parameters.
     """
+
+    owner_name: str | None = None
 
     def __init__(
         self,
@@ -92,19 +116,22 @@ class NoDeviceError(DeviceModelError, LookupError):
         size: int | None = None,
         owner: tuple[int, int, object] | None = None,
         exact: bool = False,
+        owner_name: str | None = None,
     ) -> None:
+        super().__init__(space, address, size, owner, exact, owner_name)
         self.space = space
-        super().__init__(space, address, size, owner, exact)
         self.address = address
         self.size = size
         self.owner = owner
         self.exact = exact
+        if owner_name is not None:  # a sixth attribute makes CPython allocate a larger dict
+            self.owner_name = owner_name
 
     def __str__(self) -> str:
         owned = ""
         if self.owner is not None:
             base, last, device = self.owner
-            owned = f"{format_range(base, last)} of {describe_device(device)}"
+            owned = f"{format_range(base, last)} of {describe_device(device, self.owner_name)}"
         if self.exact and self.size is not None:
             asked = format_range(self.address, self.address + self.size - 1)
             return f"no {self.space} range {asked} is registered" + (f"; {owned} is" if owned else "")
@@ -130,10 +157,12 @@ class DeviceOverlapError(DeviceModelError, ValueError):
         The range that it overlaps, inclusive.
     other_device : object
         The device that owns that range.
+    name, other_name : str, optional
+        The names of the two.
 
     Attributes
     ----------
-    space, base, last, device, other_base, other_last, other_device
+    space, base, last, device, other_base, other_last, other_device, name, other_name
         The parameters.
     """
 
@@ -146,20 +175,25 @@ class DeviceOverlapError(DeviceModelError, ValueError):
         other_base: int,
         other_last: int,
         other_device: object,
+        name: str | None = None,
+        other_name: str | None = None,
     ) -> None:
+        super().__init__(space, base, last, device, other_base, other_last, other_device, name, other_name)
         self.space = space
-        super().__init__(space, base, last, device, other_base, other_last, other_device)
         self.base = base
         self.last = last
         self.device = device
         self.other_base = other_base
         self.other_last = other_last
         self.other_device = other_device
+        self.name = name
+        self.other_name = other_name
 
     def __str__(self) -> str:
         return (
-            f"{self.space} range {format_range(self.base, self.last)} of {describe_device(self.device)} overlaps "
-            f"{format_range(self.other_base, self.other_last)} of {describe_device(self.other_device)}"
+            f"{self.space} range {format_range(self.base, self.last)} of {describe_device(self.device, self.name)} "
+            f"overlaps {format_range(self.other_base, self.other_last)} of "
+            f"{describe_device(self.other_device, self.other_name)}"
         )
 
 
@@ -198,6 +232,13 @@ class GuestMemoryError(DeviceModelError, ValueError):
             f"MMIO range {format_range(self.base, self.last)} of {describe_device(self.device)} needs a page of "
             f"{format_range(self.page, self.page_last)}, which the guest has already mapped"
         )
+
+
+class UnhandledSpaceWarning(UserWarning):
+    """A device is registered in a space for which its class has no handler: it will read as zero.
+
+    Set ``unhandled = "ignore"`` on a class that is meant to be like this.
+    """
 
 
 class TransactionError(DeviceModelError):

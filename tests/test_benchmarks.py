@@ -121,6 +121,7 @@ def test_an_unknown_pattern_is_refused() -> None:
         workloads.addresses_of(workloads.address_map(4), "sideways", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4, 100])
 def test_native_accesses_give_the_same_answers(count: int) -> None:
     ranges = workloads.address_map(count)
@@ -130,6 +131,7 @@ def test_native_accesses_give_the_same_answers(count: int) -> None:
         native.check_accesses(made, workloads.addresses_of(ranges, pattern, 1000))
 
 
+@pytest.mark.slow
 def test_a_native_access_with_other_answers_is_caught() -> None:
     ranges, others = workloads.address_map(4), workloads.address_map(3)
     made = native.accesses_to(ranges)
@@ -183,6 +185,7 @@ def test_what_is_picked_comes_with_what_is_subtracted_from_it() -> None:
     assert harness.pick(cases, "") == cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", measure.SUITES)
 def test_every_case_of_a_suite_runs(suite: str) -> None:
     if missing := measure.SUITES[suite].missing():
@@ -200,6 +203,7 @@ def is_optional(name: str) -> bool:
     return any(part in skipped for part in name.replace(" clone", "").split("/"))
 
 
+@pytest.mark.slow
 def test_targets_and_headlines_are_about_cases_that_are_measured() -> None:
     wanted = {name for target in targets.TARGETS for bound in target.bounds for name in (bound.case, *bound.references)}
     wanted |= {name for headline in pages.HEADLINES for name in (headline.case, headline.reference)}
@@ -207,6 +211,7 @@ def test_targets_and_headlines_are_about_cases_that_are_measured() -> None:
     assert {name for name in wanted - cases if not is_optional(name)} == set()
 
 
+@pytest.mark.slow
 def test_every_case_is_in_the_report_or_subtracted_in_it() -> None:
     shown = {
         section.case.format(row=row, column=column)
@@ -221,6 +226,7 @@ def test_every_case_is_in_the_report_or_subtracted_in_it() -> None:
     assert {case.name for case in cases} - shown == {"find/empty method"}
 
 
+@pytest.mark.slow
 def test_a_run_measures_what_matches_and_writes_its_report(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "run.py"), "find", "--quick", "--only=/same/1$|bisect/random/64$"]
     said = subprocess.run([*command, f"--output={tmp_path}"], check=True, capture_output=True, text=True).stdout
@@ -234,6 +240,7 @@ def test_a_run_measures_what_matches_and_writes_its_report(tmp_path: Path) -> No
     assert (tmp_path / "find.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_suite_is_a_script_of_pyperfs(tmp_path: Path) -> None:
     output = tmp_path / "find.json"
     once = ["--processes=1", "--values=1", "--warmups=0", "--loops=1", "--min-time=0.0001", f"--output={output}"]

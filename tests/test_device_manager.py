@@ -165,7 +165,9 @@ class ListContext(IoManagerContext):
     def cancel_tx(self, ctx: object) -> None:
         self.log.append("cancel")
 
-    def register_device_io(self, ctx: Any, device: DeviceIo, resources: Iterable[Resource]) -> None:
+    def register_device_io(
+        self, ctx: Any, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
+    ) -> None:
         self.log.append("register")
         if any(each in taken for each in resources for _, taken in ctx):
             raise ValueError("taken")

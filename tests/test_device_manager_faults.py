@@ -63,8 +63,10 @@ class FaultyContext(DeviceManagerContext):
     def cancel_tx(self, ctx: Any) -> None:
         self._run("cancel_tx", ctx)
 
-    def register_device_io(self, ctx: Any, device: DeviceIo, resources: Iterable[Resource]) -> None:
-        self._run("register_device_io", ctx, device, resources)
+    def register_device_io(
+        self, ctx: Any, device: DeviceIo, resources: Iterable[Resource], name: str | None = None
+    ) -> None:
+        self._run("register_device_io", ctx, device, resources, name)
 
     def unregister_device_io(self, ctx: Any, resources: Iterable[Resource]) -> None:
         self._run("unregister_device_io", ctx, resources)

@@ -32,7 +32,7 @@ def main():
 
     missing = [each for each in requirements(project, names) if each not in record["requirements"]]
     if missing:
-        say("installing " + ", ".join(re.match(r"[\w-]+", each)[0] for each in missing))
+        say("installing " + ", ".join(sorted({re.match(r"[\w-]+", each)[0] for each in missing})))
         run([*pip_install, *missing], shown=r" *(Downloading|Using cached)")
         record["requirements"] += missing
 
@@ -54,13 +54,13 @@ def say(line):
 
 def run(command, shown):
     """Run a command, and print the lines of its output that match; if it fails, print the last ones and exit."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     last_lines = deque(maxlen=30)
-    for line in process.stdout:
-        last_lines.append(line)
-        if re.match(shown, line):
-            say(line.strip())
-    if process.wait() != 0:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            last_lines.append(line)
+            if re.match(shown, line):
+                say(line.strip())
+    if process.returncode != 0:
         sys.stderr.writelines(last_lines)
         sys.exit("dbs-device: this failed: " + " ".join(command))
 

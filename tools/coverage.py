@@ -25,7 +25,7 @@ COPIED = (
     "LICENSE",
 )
 # They run the package in environments or processes of their own, which are not measured.
-NOT_MEASURED = ("test_embedding.py", "test_benchmarks.py", "test_packaging.py")
+NOT_MEASURED = ("test_embedding.py", "test_benchmarks.py", "test_installation.py")
 
 
 def main() -> None:

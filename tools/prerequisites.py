@@ -26,7 +26,7 @@ def check():
 def missing():
     """Return what this machine lacks, in one line, or None."""
     if sys.version_info < OLDEST:
-        this = "{}.{}, {}".format(*sys.version_info, sys.executable)
+        this = "{}.{} ({})".format(*sys.version_info[:2], sys.executable)
         return "Python {}.{} or newer is needed (with make: make PYTHON=...), and this is {}".format(*OLDEST, this)
     if sys.platform == "win32":
         return None  # setuptools finds the compiler in the registry

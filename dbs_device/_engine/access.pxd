@@ -49,7 +49,24 @@ cdef inline uint64_t address_of(object value, SpaceId space) except? NOT_AN_INTE
     return address_of_any(value, space)
 
 
-cdef size_t size_of(object value, SpaceId space) except 0
+cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
+    """Return whether `size` is 1, 2, 4 or, but for ports, 8."""
+    return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
+
+
+cdef size_t size_of_any(object value, SpaceId space) except 0
+
+
+cdef inline size_t size_of(object value, SpaceId space) except 0:
+    """Return an access size in bytes; `ValueError` for one that no integer has, `TypeError` if it is not an integer."""
+    cdef uint64_t size
+    if PyLong_CheckExact(value):
+        size = uint64_or_exception(value)
+        if is_integer_size(size, space):
+            return size
+    return size_of_any(value, space)
+
+
 cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER
 
 
@@ -58,11 +75,6 @@ cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER
 
 cdef inline Ranges *ranges_of(IoTables tables, SpaceId space) noexcept nogil:
     return &tables.pio.ranges if space == PIO else &tables.mmio.ranges
-
-
-cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
-    """Return whether `size` is 1, 2, 4 or, but for ports, 8."""
-    return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
 
 
 cdef inline bint find_access(
@@ -88,15 +100,41 @@ cdef inline void fill(uint8_t *data, size_t size, int byte) noexcept nogil:
         memset(data, byte, size)
 
 
-cdef inline uint64_t open_bus_value(IoTables tables, size_t size) noexcept nogil:
-    """Return what an unowned load gives: the open-bus byte in every place, or 0."""
+cdef enum Direction:
+    READ
+    WRITE
+
+
+cdef int log_unowned(
+    IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
+) noexcept with gil
+
+
+cdef inline int unowned(
+    IoTables tables, const Ranges *ranges, uint64_t address, size_t size, Direction direction
+) noexcept nogil:
+    """Return the result of an unowned access, which is logged where the manager was asked to."""
+    if tables.options.log_unowned:
+        log_unowned(tables, ranges.space, address, size, direction)
+    return 1
+
+
+cdef inline int unowned_load(
+    IoTables tables, const Ranges *ranges, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    """Give the open-bus byte in every place, or 0."""
     if tables.options.open_bus < 0:
-        return 0
-    return (<uint64_t>0x0101010101010101 * <uint64_t>tables.options.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
+        value[0] = 0
+        return 1
+    value[0] = (<uint64_t>0x0101010101010101 * <uint64_t>tables.options.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
+    return unowned(tables, ranges, address, size, READ)
 
 
 cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1
-cdef int native_failed(const Slot *slot) noexcept with gil
+
+cdef int native_failed(
+    IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
+) noexcept with gil
 
 
 # ----------------------------------------------------------------------------- integers
@@ -104,29 +142,13 @@ cdef int native_failed(const Slot *slot) noexcept with gil
 # How a Python device is called depends on whether the caller holds the GIL. Callers say so with a constant, so that the
 # compiler makes one path of what follows, without a call but that of the device.
 
-ctypedef int (*PythonRead)(PyObject *entry, uint64_t address, uint8_t *data, size_t size) noexcept nogil
-ctypedef int (*PythonWrite)(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) noexcept nogil
+ctypedef int (*PythonLoad)(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept nogil
+ctypedef int (*PythonStore)(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept nogil
 
-cdef int bounced_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size) except -1
-cdef int bounced_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) except -1
-cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size) noexcept with gil
-cdef int write_with_gil(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) noexcept with gil
-
-
-cdef inline int python_read(
-    bint has_gil, PyObject *entry, uint64_t address, uint8_t *data, size_t size
-) noexcept nogil:
-    if has_gil:
-        return (<PythonRead><void *>bounced_read)(entry, address, data, size)
-    return read_with_gil(entry, address, data, size)
-
-
-cdef inline int python_write(
-    bint has_gil, PyObject *entry, uint64_t address, const uint8_t *data, size_t size
-) noexcept nogil:
-    if has_gil:
-        return (<PythonWrite><void *>bounced_write)(entry, address, data, size)
-    return write_with_gil(entry, address, data, size)
+cdef int python_load(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept
+cdef int python_store(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept
+cdef int load_with_gil(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept with gil
+cdef int store_with_gil(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept with gil
 
 
 cdef inline int load_by(
@@ -137,17 +159,16 @@ cdef inline int load_by(
     cdef const Slot *slot
     cdef size_t index
     if not find_access(tables, ranges, address, size, &index):
-        value[0] = open_bus_value(tables, size)
-        return 1
+        return unowned_load(tables, ranges, address, size, value)
     slot = &ranges.slots[index]
-    memset(data, 0, 8)
     if slot.read == NULL:
-        if python_read(has_gil, slot.target, address, data, size) == -1:
-            value[0] = 0
-            return -1
-    elif slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
+        if has_gil:
+            return (<PythonLoad><void *>python_load)(slot.target, address, size, tables.options.big_endian, value)
+        return load_with_gil(slot.target, address, size, tables.options.big_endian, value)
+    memset(data, 0, 8)
+    if slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
         value[0] = 0
-        return native_failed(slot)
+        return native_failed(tables, ranges, address, size, READ)
     value[0] = dbs_integer_of_bytes(data, size, tables.options.big_endian)
     return 0
 
@@ -160,13 +181,15 @@ cdef inline int store_by(
     cdef const Slot *slot
     cdef size_t index
     if not find_access(tables, ranges, address, size, &index):
-        return 1
+        return unowned(tables, ranges, address, size, WRITE)
     slot = &ranges.slots[index]
-    dbs_bytes_of_integer(value, size, tables.options.big_endian, data)
     if slot.write == NULL:
-        return python_write(has_gil, slot.target, address, data, size)
+        if has_gil:
+            return (<PythonStore><void *>python_store)(slot.target, address, size, tables.options.big_endian, value)
+        return store_with_gil(slot.target, address, size, tables.options.big_endian, value)
+    dbs_bytes_of_integer(value, size, tables.options.big_endian, data)
     if slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
-        return native_failed(slot)
+        return native_failed(tables, ranges, address, size, WRITE)
     return 0
 
 
@@ -182,6 +205,10 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
 
 cdef int wrong_size_raised(size_t size, SpaceId space) noexcept with gil
 cdef int empty_access_raised() noexcept with gil
+cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil
+cdef int write_with_gil(
+    PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
+) noexcept with gil
 
 
 cdef inline int c_load(
@@ -191,15 +218,6 @@ cdef inline int c_load(
         value[0] = 0
         return wrong_size_raised(size, space)
     return load_by(False, tables, ranges_of(tables, space), address, size, value)
-
-
-cdef inline int c_unowned(IoTables tables, SpaceId space, size_t size, uint64_t *value) noexcept nogil:
-    """Load or store at an address that is not in the space."""
-    if not is_integer_size(size, space):
-        value[0] = 0
-        return wrong_size_raised(size, space)
-    value[0] = open_bus_value(tables, size)
-    return 1
 
 
 cdef inline int c_store(IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t value) noexcept nogil:
@@ -216,13 +234,13 @@ cdef inline int c_read(IoTables tables, SpaceId space, uint64_t address, uint8_t
         return empty_access_raised()
     if not find_access(tables, ranges, address, size, &index):
         fill(data, size, tables.options.open_bus if tables.options.open_bus >= 0 else 0)
-        return 1
+        return unowned(tables, ranges, address, size, READ)
     slot = &ranges.slots[index]
     fill(data, size, 0)
     if slot.read == NULL:
-        return read_with_gil(slot.target, address, data, size)
+        return read_with_gil(slot.target, address, data, size, tables.options.big_endian)
     if slot.read(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
-        return native_failed(slot)
+        return native_failed(tables, ranges, address, size, READ)
     return 0
 
 
@@ -235,10 +253,10 @@ cdef inline int c_write(
     if size == 0:
         return empty_access_raised()
     if not find_access(tables, ranges, address, size, &index):
-        return 1
+        return unowned(tables, ranges, address, size, WRITE)
     slot = &ranges.slots[index]
     if slot.write == NULL:
-        return write_with_gil(slot.target, address, data, size)
+        return write_with_gil(slot.target, address, data, size, tables.options.big_endian)
     if slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
-        return native_failed(slot)
+        return native_failed(tables, ranges, address, size, WRITE)
     return 0

@@ -1,7 +1,7 @@
 """One access: what ``access.pxd`` declares, with the conversions of Python's arguments and the calls of devices."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.exc cimport PyErr_Clear, PyErr_Fetch, PyErr_NormalizeException, PyErr_Occurred, PyErr_Restore
 from cpython.long cimport PyLong_Check
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
@@ -11,6 +11,8 @@ from libc.string cimport memcpy, memset
 from .buffers cimport BounceBuffer, borrow_bounce_buffer, flat_view_of, open_view, return_bounce_buffer
 from .platform cimport DBS_BYTES, DBS_FLAT_VIEW, DBS_OTHER, dbs_keep_thread_state, dbs_usual_memory
 from .tables cimport (
+    BIG_ENDIAN,
+    BUS_ORDER,
     MMIO,
     PIO,
     IoTables,
@@ -26,11 +28,13 @@ from .tables cimport (
 
 import operator
 
-from ..errors import NoDeviceError, describe_device, format_count
+from ..errors import NoDeviceError, add_access_note, describe_device, format_count
 
 
 cdef extern from "Python.h":
     const size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    bint PyIndex_Check(object value)
+    uint64_t PyLong_AsUnsignedLongLongMask(object value) except? 0xDEAD
     object PyObject_Vectorcall(object function, PyObject *const *arguments, size_t count_and_flags, PyObject *keywords)
 
 
@@ -62,9 +66,10 @@ cdef object outside_space(object address, SpaceId space_id):
     return OverflowError(f"{space} address {operator.index(address):#x} is outside 0x0..{space.last_address:#x}")
 
 
-cdef size_t size_of(object value, SpaceId space) except 0:
+cdef size_t size_of_any(object value, SpaceId space) except 0:
     """Return an access size in bytes; `ValueError` for one that no integer has, `TypeError` if it is not an integer."""
     cdef uint64_t size
+    PyErr_Clear()  # what `size_of` may have left
     if not try_uint64_of(value, &size) or not is_integer_size(size, space):
         raise wrong_size(value, space)
     return size
@@ -101,25 +106,70 @@ cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t
     table = tables.pio if ranges.space == PIO else tables.mmio
     entry = <RangeEntry>table.entries[index]
     owner = (entry.base, entry.last, entry.device)
-    raise NoDeviceError(space_of(ranges.space), address, size, owner)
+    raise NoDeviceError(space_of(ranges.space), address, size, owner, owner_name=entry.name)
+
+
+cdef int log_unowned(
+    IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
+) noexcept with gil:
+    tables.unowned_accesses.add(space_of(space), address, size, direction == WRITE)
+    return 0
 
 
 cdef int raise_missing_exception(object device) except -1:
     raise SystemError(f"{describe_device(device)} returned -1 without setting an exception")
 
 
-cdef int native_failed(const Slot *slot) noexcept with gil:
-    """Leave the exception that a native device has set; one that has set none gets a `SystemError`."""
+cdef int native_failed(
+    IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
+) noexcept with gil:
+    """Note the access on the exception that a native device has set; one that has set none gets a `SystemError`."""
+    cdef RangeTable table = tables.pio if ranges.space == PIO else tables.mmio
+    cdef RangeEntry entry
+    cdef size_t index
     dbs_keep_thread_state()
+    find_range(ranges, address, &index)
+    entry = <RangeEntry>table.entries[index]
     if PyErr_Occurred() == NULL:
-        (<int (*)(object) noexcept>raise_missing_exception)(<object>slot.target)
+        (<int (*)(object) noexcept>raise_missing_exception)(entry.device)
+    return device_failed(entry, address, size, direction)
+
+
+cdef int device_failed(RangeEntry entry, uint64_t address, size_t size, Direction direction) noexcept:
+    """Add a note of the access to the exception that is set, unless it has one or refuses it. Returns -1."""
+    cdef PyObject *type_
+    cdef PyObject *error
+    cdef PyObject *traceback
+    PyErr_Fetch(&type_, &error, &traceback)
+    PyErr_NormalizeException(&type_, &error, &traceback)
+    try:
+        add_access_note(
+            <object>error,
+            describe_device(entry.device, entry.name),
+            space_of(entry.space),
+            entry.base,
+            address,
+            size,
+            direction == WRITE,
+        )
+    except BaseException:
+        pass
+    PyErr_Restore(type_, error, traceback)
     return -1
 
 
 # ----------------------------------------------------------------------------- calls of devices
 
 
+cdef int raise_returned_value(object function, object value) except -1:
+    raise TypeError(
+        f"{function.__qualname__} returned {value!r}: a buffer handler fills `data` and returns None; the handlers "
+        f"that return an integer are `load` and `pio_in`"
+    )
+
+
 cdef inline int call_handler(object function, object method_self, object base, object offset, object view) except -1:
+    """Call a buffer handler."""
     cdef PyObject *arguments[5]
     cdef size_t first = 2
     if method_self is not None:
@@ -129,14 +179,43 @@ cdef inline int call_handler(object function, object method_self, object base, o
     arguments[3] = <PyObject *>offset
     arguments[4] = <PyObject *>view
     # The callee may use the place before the first argument while it runs, hence one place more.
-    PyObject_Vectorcall(function, arguments + first, (5 - first) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-    return 0
+    result = PyObject_Vectorcall(function, arguments + first, (5 - first) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+    return 0 if result is None else raise_returned_value(function, result)
+
+
+cdef inline object call_integer_handler(
+    object function, object method_self, object base, object offset, object size, object value
+):
+    """Call `load` or `pio_in`, for which `value` is None, or `store` or `pio_out`."""
+    cdef PyObject *arguments[6]
+    cdef size_t first = 2
+    cdef size_t end = 5
+    if method_self is not None:
+        first = 1
+        arguments[1] = <PyObject *>method_self
+    arguments[2] = <PyObject *>base
+    arguments[3] = <PyObject *>offset
+    arguments[4] = <PyObject *>size
+    if value is not None:
+        arguments[5] = <PyObject *>value
+        end = 6
+    return PyObject_Vectorcall(function, arguments + first, (end - first) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
 
 
 cdef int call_locked(RangeEntry entry, object function, object method_self, object offset, object view) except -1:
     entry.acquire()
     try:
         return call_handler(function, method_self, entry.base_object, offset, view)
+    finally:
+        entry.release()
+
+
+cdef object call_integer_handler_locked(
+    RangeEntry entry, object function, object method_self, object offset, object size, object value
+):
+    entry.acquire()
+    try:
+        return call_integer_handler(function, method_self, entry.base_integer, offset, size, value)
     finally:
         entry.release()
 
@@ -153,6 +232,48 @@ cdef int call_write(RangeEntry entry, uint64_t address, object view) except -1:
     if entry.acquire is None:
         return call_handler(entry.write_function, entry.write_self, entry.base_object, offset, view)
     return call_locked(entry, entry.write_function, entry.write_self, offset, view)
+
+
+cdef inline uint64_t swapped(uint64_t value, size_t size) noexcept:
+    cdef uint8_t data[8]
+    dbs_bytes_of_integer(value, size, True, data)
+    return dbs_integer_of_bytes(data, size, False)
+
+
+cdef int raise_not_an_integer(RangeEntry entry, object value) except -1:
+    handler = "load" if entry.space == MMIO else "pio_in"
+    raise TypeError(f"{handler} must return an int, not {type(value).__name__}")
+
+
+cdef int call_load(RangeEntry entry, uint64_t address, size_t size, uint64_t *value) except -1:
+    """Call an integer handler, and mask what it returns to the size."""
+    cdef object result
+    if entry.acquire is None:
+        result = call_integer_handler(
+            entry.load_function, entry.load_self, entry.base_integer, address - entry.base, size, None
+        )
+    else:
+        result = call_integer_handler_locked(
+            entry, entry.load_function, entry.load_self, address - entry.base, size, None
+        )
+    if not PyLong_Check(result):
+        if not PyIndex_Check(result):
+            return raise_not_an_integer(entry, result)
+        result = operator.index(result)
+    value[0] = PyLong_AsUnsignedLongLongMask(result) & (<uint64_t>-1 >> (64 - 8 * size))
+    return 0
+
+
+cdef int call_store(RangeEntry entry, uint64_t address, size_t size, uint64_t value) except -1:
+    if entry.acquire is None:
+        call_integer_handler(
+            entry.store_function, entry.store_self, entry.base_integer, address - entry.base, size, value
+        )
+    else:
+        call_integer_handler_locked(
+            entry, entry.store_function, entry.store_self, address - entry.base, size, value
+        )
+    return 0
 
 
 # ----------------------------------------------------------------------------- buffers
@@ -188,27 +309,40 @@ cdef inline object view_for_device(object data, object view, bint for_read, int 
     return flat_view_of(data, view, for_read)
 
 
-# Apart from the path of a Python device, whose frame would be larger for them.
+# Apart from the path of a buffer handler, whose frame would be larger for them. Each holds the buffer while the device
+# may run Python code.
 
-cdef int read_native(
-    const Slot *slot, uint64_t base, uint64_t address, object data, object view, Memory *memory
+cdef int unowned_buffer(
+    IoTables tables, Ranges *ranges, uint64_t address, Memory *memory, Direction direction
 ) except -1:
-    cdef Py_buffer held
-    cdef int result
-    if view is None:
-        PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)  # held, since the device may run Python code
-    result = slot.read(slot.target, base, address - base, memory.start, memory.size)
-    if view is None:
-        PyBuffer_Release(&held)
-    if result == -1:
-        native_failed(slot)
-        return -1
+    if tables.options.open_bus < 0:
+        return raise_unowned(tables, ranges, address, memory.size)
+    if direction == READ:
+        memset(memory.start, tables.options.open_bus, memory.size)
+    unowned(tables, ranges, address, memory.size, direction)
     return 0
 
 
-cdef int write_native(
-    const Slot *slot, uint64_t base, uint64_t address, object data, object view, Memory *memory
+cdef int read_native(
+    IoTables tables, Ranges *ranges, size_t index, uint64_t address, object data, object view, Memory *memory
 ) except -1:
+    cdef const Slot *slot = &ranges.slots[index]
+    cdef uint64_t base = ranges.bases[index]
+    cdef Py_buffer held
+    cdef int result
+    if view is None:
+        PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
+    result = slot.read(slot.target, base, address - base, memory.start, memory.size)
+    if view is None:
+        PyBuffer_Release(&held)
+    return native_failed(tables, ranges, address, memory.size, READ) if result == -1 else 0
+
+
+cdef int write_native(
+    IoTables tables, Ranges *ranges, size_t index, uint64_t address, object data, object view, Memory *memory
+) except -1:
+    cdef const Slot *slot = &ranges.slots[index]
+    cdef uint64_t base = ranges.bases[index]
     cdef Py_buffer held
     cdef int result
     if view is None:
@@ -216,10 +350,52 @@ cdef int write_native(
     result = slot.write(slot.target, base, address - base, memory.start, memory.size)
     if view is None:
         PyBuffer_Release(&held)
-    if result == -1:
-        native_failed(slot)
-        return -1
-    return 0
+    return native_failed(tables, ranges, address, memory.size, WRITE) if result == -1 else 0
+
+
+cdef int read_integers(
+    RangeEntry entry, uint64_t address, object data, object view, Memory *memory, bint big
+) except -1:
+    """Read a buffer from a device that has an integer handler."""
+    cdef Py_buffer held
+    if entry.has_read and not is_integer_size(memory.size, entry.space):
+        return call_read(entry, address, view_for_device(data, view, True, memory.kind))
+    if view is not None:
+        return load_pieces(entry, address, memory.start, memory.size, big)
+    PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
+    try:
+        return load_pieces(entry, address, memory.start, memory.size, big)
+    finally:
+        PyBuffer_Release(&held)
+
+
+cdef int write_integers(
+    RangeEntry entry, uint64_t address, object data, object view, Memory *memory, bint big
+) except -1:
+    """Write a buffer to a device that has an integer handler."""
+    cdef Py_buffer held
+    if entry.has_write and not is_integer_size(memory.size, entry.space):
+        return call_write(entry, address, view_for_device(data, view, False, memory.kind))
+    if view is not None:
+        return store_pieces(entry, address, memory.start, memory.size, big)
+    PyObject_GetBuffer(data, &held, PyBUF_SIMPLE)
+    try:
+        return store_pieces(entry, address, memory.start, memory.size, big)
+    finally:
+        PyBuffer_Release(&held)
+
+
+# For calls as if nothing was raised, which is told by a result of -1: a try statement would save and restore the exception
+# state on every access.
+ctypedef int (*UnownedCall)(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept
+ctypedef int (*IntegersCall)(
+    RangeEntry entry, uint64_t address, object data, object view, Memory *memory, bint big
+) noexcept
+ctypedef int (*BufferCall)(RangeEntry entry, uint64_t address, object view) noexcept
+ctypedef int (*LoadCall)(RangeEntry entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept
+ctypedef int (*StoreCall)(RangeEntry entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept
+ctypedef int (*ReadCall)(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept
+ctypedef int (*WriteCall)(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept
 
 
 # `tables` is the caller's own reference, which holds the devices even if one unregisters itself.
@@ -229,18 +405,24 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     cdef Memory memory
     cdef object view = open_memory(data, True, &memory)
     cdef const Slot *slot
+    cdef PyObject *target
     cdef size_t index
+    cdef int result
     if not find_access(tables, ranges, address, memory.size, &index):
-        if tables.options.open_bus < 0:
-            return raise_unowned(tables, ranges, address, memory.size)
-        memset(memory.start, tables.options.open_bus, memory.size)
-        return 0
+        return unowned_buffer(tables, ranges, address, &memory, READ)
     fill(memory.start, memory.size, 0)
     slot = &ranges.slots[index]
-    if slot.read == NULL:
+    if slot.read != NULL:
+        return read_native(tables, ranges, index, address, data, view, &memory)
+    target = slot.target
+    if (<RangeEntry>target).has_load:
+        result = (<IntegersCall>read_integers)(
+            <RangeEntry>target, address, data, view, &memory, tables.options.big_endian
+        )
+    else:
         view = view_for_device(data, view, True, memory.kind)  # and no other: the device may release it
-        return call_read(<RangeEntry>slot.target, address, view)
-    return read_native(slot, ranges.bases[index], address, data, view, &memory)
+        result = (<BufferCall>call_read)(<RangeEntry>target, address, view)
+    return 0 if result == 0 else device_failed(<RangeEntry>target, address, memory.size, READ)
 
 
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
@@ -248,39 +430,114 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     cdef Memory memory
     cdef object view = open_memory(data, False, &memory)
     cdef const Slot *slot
+    cdef PyObject *target
     cdef size_t index
+    cdef int result
     if not find_access(tables, ranges, address, memory.size, &index):
-        return 0 if tables.options.open_bus >= 0 else raise_unowned(tables, ranges, address, memory.size)
+        return unowned_buffer(tables, ranges, address, &memory, WRITE)
     slot = &ranges.slots[index]
-    if slot.write == NULL:
+    if slot.write != NULL:
+        return write_native(tables, ranges, index, address, data, view, &memory)
+    target = slot.target
+    if (<RangeEntry>target).has_store:
+        result = (<IntegersCall>write_integers)(
+            <RangeEntry>target, address, data, view, &memory, tables.options.big_endian
+        )
+    else:
         view = view_for_device(data, view, False, memory.kind)  # and no other: the device may release it
-        return call_write(<RangeEntry>slot.target, address, view)
-    return write_native(slot, ranges.bases[index], address, data, view, &memory)
+        result = (<BufferCall>call_write)(<RangeEntry>target, address, view)
+    return 0 if result == 0 else device_failed(<RangeEntry>target, address, memory.size, WRITE)
 
 
 # ----------------------------------------------------------------------------- integers
 
 
-cdef int bounced_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size) except -1:
-    """Read 1, 2, 4 or 8 bytes from a Python device through a bounce buffer; all 8 bytes of `data` are written."""
-    cdef BounceBuffer bounce = borrow_bounce_buffer(size, True)
+cdef inline bint is_big(RangeEntry entry, bint big) noexcept:
+    """Return whether a device's registers are big-endian on a bus that is, or is not."""
+    return big if entry.byte_order == BUS_ORDER else entry.byte_order == BIG_ENDIAN
+
+
+cdef inline size_t aligned_piece(uint64_t offset, size_t size, SpaceId space) noexcept:
+    """Return the size of the naturally aligned integer at `offset` with which an access of `size` bytes begins."""
+    cdef size_t piece = 4 if space == PIO else 8
+    while piece > size or offset & (piece - 1) != 0:
+        piece >>= 1
+    return piece
+
+
+cdef int load_pieces(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
+    """Read any number of bytes from an integer handler."""
+    cdef uint8_t bytes_[8]
+    cdef uint64_t value
+    cdef size_t piece, done = 0
+    if is_integer_size(size, entry.space):
+        call_load(entry, address, size, &value)
+        dbs_bytes_of_integer(value, size, is_big(entry, big), bytes_)
+        memcpy(data, bytes_, size)
+        return 0
+    while done < size:
+        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        load_pieces(entry, address + done, data + done, piece, big)
+        done += piece
+    return 0
+
+
+cdef int store_pieces(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
+    """Write any number of bytes to an integer handler."""
+    cdef size_t piece, done = 0
+    if is_integer_size(size, entry.space):
+        return call_store(entry, address, size, dbs_integer_of_bytes(data, size, is_big(entry, big)))
+    while done < size:
+        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        store_pieces(entry, address + done, data + done, piece, big)
+        done += piece
+    return 0
+
+
+cdef inline int device_load(RangeEntry entry, uint64_t address, size_t size, bint big, uint64_t *value) except -1:
+    """Load an integer: from an integer handler, or from a buffer handler through a bounce buffer."""
+    cdef BounceBuffer bounce
+    if entry.has_load:
+        call_load(entry, address, size, value)
+        if entry.byte_order != BUS_ORDER and is_big(entry, big) != big:
+            value[0] = swapped(value[0], size)
+        return 0
+    bounce = borrow_bounce_buffer(size, True)
     try:
-        call_read(<RangeEntry>entry, address, bounce.view)
-        memcpy(data, bounce.memory, 8)
+        call_read(entry, address, bounce.view)
+        value[0] = dbs_integer_of_bytes(bounce.memory, size, big)
     finally:
         return_bounce_buffer(bounce)
     return 0
 
 
-cdef int bounced_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) except -1:
-    """Write 1, 2, 4 or 8 bytes to a Python device through a bounce buffer."""
-    cdef BounceBuffer bounce = borrow_bounce_buffer(size, False)
-    memcpy(bounce.memory, data, size)
+cdef inline int device_store(RangeEntry entry, uint64_t address, size_t size, bint big, uint64_t value) except -1:
+    """Store an integer: to an integer handler, or to a buffer handler through a bounce buffer."""
+    cdef BounceBuffer bounce
+    if entry.has_store:
+        if entry.byte_order != BUS_ORDER and is_big(entry, big) != big:
+            value = swapped(value, size)
+        return call_store(entry, address, size, value & (<uint64_t>-1 >> (64 - 8 * size)))
+    bounce = borrow_bounce_buffer(size, False)
+    dbs_bytes_of_integer(value, size, big, bounce.memory)
     try:
-        call_write(<RangeEntry>entry, address, bounce.view)
+        call_write(entry, address, bounce.view)
     finally:
         return_bounce_buffer(bounce)
     return 0
+
+
+cdef int python_load(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept:
+    if (<LoadCall>device_load)(<RangeEntry>entry, address, size, big, value) == 0:
+        return 0
+    value[0] = 0
+    return device_failed(<RangeEntry>entry, address, size, READ)
+
+
+cdef int python_store(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept:
+    if (<StoreCall>device_store)(<RangeEntry>entry, address, size, big, value) == 0:
+        return 0
+    return device_failed(<RangeEntry>entry, address, size, WRITE)
 
 
 cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER:
@@ -288,7 +545,7 @@ cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t siz
     cdef uint64_t value
     cdef int result = load_by(True, tables, ranges, address, size, &value)
     if result == 1 and tables.options.open_bus < 0:
-        raise_unowned(tables, ranges, address, size)
+        result = (<UnownedCall>raise_unowned)(tables, ranges, address, size)
     return NOT_AN_INTEGER if result == -1 else value
 
 
@@ -321,40 +578,62 @@ cdef int empty_access_raised() noexcept with gil:
     return (<int (*)() noexcept>raise_empty_access)()
 
 
+cdef int load_with_gil(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept with gil:
+    cdef int result = python_load(entry, address, size, big, value)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result
+
+
+cdef int store_with_gil(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept with gil:
+    cdef int result = python_store(entry, address, size, big, value)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result
+
+
 # A device may keep the view that it is given, so that it is never given the memory of a C caller: it works on a copy,
 # which is used again only when nothing else can reach it.
 
-cdef int copied_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size) except -1:
-    cdef uint8_t integer[8]
+cdef int device_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
+    cdef uint64_t value
+    cdef uint8_t bytes_[8]
     cdef bytearray copy
-    if is_integer_size(size, MMIO):
-        bounced_read(entry, address, integer, size)
-        memcpy(data, integer, size)
+    if is_integer_size(size, entry.space):
+        device_load(entry, address, size, big, &value)
+        dbs_bytes_of_integer(value, size, big, bytes_)
+        memcpy(data, bytes_, size)
         return 0
+    if entry.has_load and not entry.has_read:
+        return load_pieces(entry, address, data, size, big)
     copy = bytearray(size)
     _export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
-    call_read(<RangeEntry>entry, address, memoryview(copy))
+    call_read(entry, address, memoryview(copy))
     memcpy(data, <char *>copy, size)
     return 0
 
 
-cdef int copied_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) except -1:
-    if is_integer_size(size, MMIO):
-        return bounced_write(entry, address, data, size)
-    return call_write(<RangeEntry>entry, address, memoryview((<const char *>data)[:size]))
+cdef int device_write(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
+    if is_integer_size(size, entry.space):
+        return device_store(entry, address, size, big, dbs_integer_of_bytes(data, size, big))
+    if entry.has_store and not entry.has_write:
+        return store_pieces(entry, address, data, size, big)
+    return call_write(entry, address, memoryview((<const char *>data)[:size]))
 
 
-# Called as if they raised nothing, since a try statement would save and restore the exception state on every access.
+cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil:
+    if (<ReadCall>device_read)(<RangeEntry>entry, address, data, size, big) == 0:
+        return 0
+    device_failed(<RangeEntry>entry, address, size, READ)
+    dbs_keep_thread_state()
+    return -1
 
-cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size) noexcept with gil:
-    cdef int result = (<PythonRead><void *>copied_read)(entry, address, data, size)
-    if result == -1:
-        dbs_keep_thread_state()
-    return result
 
-
-cdef int write_with_gil(PyObject *entry, uint64_t address, const uint8_t *data, size_t size) noexcept with gil:
-    cdef int result = (<PythonWrite><void *>copied_write)(entry, address, data, size)
-    if result == -1:
-        dbs_keep_thread_state()
-    return result
+cdef int write_with_gil(
+    PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
+) noexcept with gil:
+    if (<WriteCall>device_write)(<RangeEntry>entry, address, data, size, big) == 0:
+        return 0
+    device_failed(<RangeEntry>entry, address, size, WRITE)
+    dbs_keep_thread_state()
+    return -1

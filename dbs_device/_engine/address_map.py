@@ -29,15 +29,19 @@ class MappedRange(NamedTuple):
         First and last address (or port), both inclusive.
     device : DeviceIo
         The owner.
+    name : str or None
+        The name that it is registered under.
     """
 
     space: Space
     base: int
     last: int
     device: DeviceIo
+    name: str | None = None
 
     def __repr__(self) -> str:
-        return f"MappedRange({self.space} {format_range(self.base, self.last)}, {describe_device(self.device)})"
+        device = describe_device(self.device, self.name)
+        return f"MappedRange({self.space} {format_range(self.base, self.last)}, {device})"
 
 
 def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]]:
@@ -90,10 +94,10 @@ def format_bytes(count: int) -> str:
 def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> list[tuple[str, str, str]]:
     rows = []
     previous_last: int | None = None
-    for _, base, last, device in ranges:
+    for _, base, last, device, device_name in ranges:
         if previous_last is not None and base > previous_last + 1:
             rows.append((format_range(previous_last + 1, base - 1), format_size(base - previous_last - 1), "-"))
-        name = " ".join(describe_device(device).splitlines())
+        name = " ".join(describe_device(device, device_name).splitlines())
         rows.append((format_range(base, last), format_size(last - base + 1), name))
         previous_last = last
     return rows

@@ -8,7 +8,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from .access cimport c_load, c_store, c_unowned
+from .access cimport c_load, c_store, is_integer_size, unowned_load, wrong_size_raised
 from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
 from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
 
@@ -49,6 +49,14 @@ cdef struct OwnedHandle:
 # ----------------------------------------------------------------------------- accesses
 
 
+cdef int beyond_the_space(IoTables tables, size_t size, uint64_t *value) noexcept nogil:
+    """Make an access for which `base` + address wraps around: there is nothing at the last address and the next ones."""
+    cdef uint64_t last_address = <uint64_t>-1
+    if not is_integer_size(size, MMIO):
+        return wrong_size_raised(size, MMIO)
+    return unowned_load(tables, &tables.mmio.ranges, last_address, size, value)
+
+
 cdef inline int access_tables(
     Handle *handle, IoTables tables, Operation operation, uint64_t address, size_t size, uint64_t *value
 ) noexcept nogil:
@@ -57,7 +65,7 @@ cdef inline int access_tables(
     if operation == PIO_OUT:
         return c_store(tables, PIO, address, size, value[0])
     if address + handle.base < address:
-        return c_unowned(tables, MMIO, size, value)
+        return beyond_the_space(tables, size, value)
     if operation == MMIO_LOAD:
         return c_load(tables, MMIO, address + handle.base, size, value)
     return c_store(tables, MMIO, address + handle.base, size, value[0])
@@ -108,34 +116,33 @@ cdef int latch_exception_that_is_set(Context *context) noexcept with gil:
     return 0
 
 
-cdef int make_access_on_unknown_thread(
-    Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t *value
+cdef uint64_t access_with_gil(
+    Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value
 ) noexcept with gil:
     """Make an access on a thread that Python does not know.
 
-    The last release of the GIL deletes its thread state, and an exception with it: the GIL is held until the exception
+    The last release of the GIL deletes the thread's state, and an exception with it: so it is held until the exception
     is latched.
     """
-    cdef int result
     with nogil:
-        result = make_access(handle, operation, address, size, value)
-    if result == -1:
-        latch_exception_that_is_set(handle.context)
-    return result
+        return access(handle, operation, address, size, value)
 
 
-cdef uint64_t access(Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value) noexcept nogil:
-    """Make an access and latch its exception; return what a load has read."""
+cdef inline uint64_t latching_access(
+    Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    """Make an access and latch its exception; return what a load has read.
+
+    In each of the four functions below the operation is a constant, and this is one path without a switch.
+    """
     cdef int result
     if dbs_hint_load(&handle.context.pending) != 0:
         return 0
     if PyGILState_GetThisThreadState() == NULL:
-        result = make_access_on_unknown_thread(handle, operation, address, size, &value)
-    else:
-        result = make_access(handle, operation, address, size, &value)
-        if result == -1:
-            latch_exception_that_is_set(handle.context)
+        return access_with_gil(handle, operation, address, size, value)
+    result = make_access(handle, operation, address, size, &value)
     if result == -1:
+        latch_exception_that_is_set(handle.context)
         return 0
     if result == 1 and handle.context.unowned != NULL:
         handle.context.unowned(handle.context, operation, address + handle.base, size)
@@ -143,35 +150,48 @@ cdef uint64_t access(Handle *handle, Operation operation, uint64_t address, size
 
 
 cdef uint64_t mmio_load(void *handle, uint64_t addr, unsigned size) noexcept nogil:
-    return access(<Handle *>handle, MMIO_LOAD, addr, size, 0)
+    return latching_access(<Handle *>handle, MMIO_LOAD, addr, size, 0)
 
 
 cdef void mmio_store(void *handle, uint64_t addr, unsigned size, uint64_t value) noexcept nogil:
-    access(<Handle *>handle, MMIO_STORE, addr, size, value)
+    latching_access(<Handle *>handle, MMIO_STORE, addr, size, value)
 
 
 cdef uint64_t pio_in(void *handle, uint64_t port, unsigned size) noexcept nogil:
-    return access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
+    return latching_access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
 
 
 cdef void pio_out(void *handle, uint64_t port, unsigned size, uint64_t value) noexcept nogil:
-    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
+    latching_access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
+
+
+cdef uint64_t access(Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value) noexcept nogil:
+    """Make an access; return what a load has read, or a store written."""
+    if operation == MMIO_LOAD:
+        return mmio_load(handle, address, <unsigned>size)
+    if operation == MMIO_STORE:
+        mmio_store(handle, address, <unsigned>size, value)
+        return value
+    if operation == PIO_IN:
+        return pio_in(handle, address, <unsigned>size)
+    pio_out(handle, address, <unsigned>size, value)
+    return value
 
 
 cdef uint64_t uc_mmio_load(void *uc, uint64_t offset, unsigned size, void *handle) noexcept nogil:
-    return access(<Handle *>handle, MMIO_LOAD, offset, size, 0)
+    return mmio_load(handle, offset, size)
 
 
 cdef void uc_mmio_store(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept nogil:
-    access(<Handle *>handle, MMIO_STORE, offset, size, value)
+    mmio_store(handle, offset, size, value)
 
 
 cdef uint32_t uc_pio_in(void *uc, uint32_t port, int size, void *handle) noexcept nogil:
-    return <uint32_t>access(<Handle *>handle, PIO_IN, port, <size_t>size, 0)
+    return <uint32_t>pio_in(handle, port, <unsigned>size)
 
 
 cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept nogil:
-    access(<Handle *>handle, PIO_OUT, port, <size_t>size, value)
+    pio_out(handle, port, <unsigned>size, value)
 
 
 # ----------------------------------------------------------------------------- handles

@@ -104,17 +104,26 @@ cdef class AddressObjects:
     cdef list memo
     cdef uint64_t memo_keys[1 << MEMO_BITS]
 
-    cdef object make_small(self, uint64_t value)
-    cdef object remember(self, uint64_t value)
+    cdef object make(self, uint64_t value)
 
 
 cdef inline object address_object(AddressObjects objects, uint64_t value):
-    cdef PyObject *made
-    with cython.critical_section(objects):
-        if value < SMALL_VALUES:
-            made = PyList_GET_ITEM(objects.small, <Py_ssize_t>value)
-            return <object>made if made != <PyObject *>None else objects.make_small(value)
-        return objects.remember(value)
+    cdef dbs_critical_section section
+    cdef object made
+    if value < SMALL_VALUES:
+        dbs_critical_section_begin(&section, <PyObject *>objects)
+        made = <object>PyList_GET_ITEM(objects.small, <Py_ssize_t>value)
+        dbs_critical_section_end(&section)
+        if made is not None:
+            return made
+    return objects.make(value)
+
+
+# The byte order of a device's registers, where it says one.
+cdef enum:
+    BUS_ORDER = 0
+    LITTLE_ENDIAN = 1
+    BIG_ENDIAN = 2
 
 
 @cython.final
@@ -124,14 +133,26 @@ cdef class RangeEntry:
     cdef uint64_t base
     cdef uint64_t last
     cdef object device
+    cdef object name  # str, or None
     cdef bint is_native  # whether the device is called through its vtable
+    cdef int byte_order
     cdef object base_object
+    cdef object base_integer
     cdef AddressObjects offsets
     # A handler that is a bound method is kept as its function and its self, which is the cheapest call.
     cdef object read_function
     cdef object read_self
     cdef object write_function
     cdef object write_self
+    cdef object load_function
+    cdef object load_self
+    cdef object store_function
+    cdef object store_self
+    # Which handlers the device overrides. Those of the base class do nothing.
+    cdef bint has_read
+    cdef bint has_write
+    cdef bint has_load
+    cdef bint has_store
     # The lock's methods, where the device is exactly a Mutex, else None; the handlers are then the inner device's.
     cdef object acquire
     cdef object release
@@ -152,6 +173,7 @@ cdef struct Options:
     int open_bus  # the byte that an unowned read gives, or -1 for none
     bint pass_straddling
     bint big_endian
+    bint log_unowned
 
 
 @cython.final
@@ -161,6 +183,7 @@ cdef class IoTables:
     cdef RangeTable pio
     cdef RangeTable mmio
     cdef Options options
+    cdef object unowned_accesses  # an UnownedAccesses, where the options say so, else None
     # Guarded by the publisher's spinlock: how many calls without the GIL are using the pair, and whether the last of
     # them has to drop it.
     cdef size_t pins
@@ -170,6 +193,7 @@ cdef class IoTables:
 cdef class PublishedTables:
     cdef object __weakref__
     cdef IoTables _tables
+    cdef object _unowned_accesses
     cdef dbs_generation _generation
     cdef dbs_spinlock _spinlock  # guards the pointer `_tables`, and the pins of the pair
 
@@ -201,7 +225,8 @@ cdef object space_of(SpaceId space)
 cdef SpaceId space_id_of(object space) except *
 
 cdef int check_device(object device) except -1
-cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device)
+cdef int warn_if_unhandled(list entries) except -1
+cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device, object name)
 cdef Slot slot_of(RangeEntry entry) noexcept
 cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries)
 cdef RangeTable empty_table(SpaceId space)

@@ -19,12 +19,15 @@ from .platform cimport (
     set_public_name,
 )
 
+import warnings
+import weakref
 from types import MethodType
 
 import numpy as np
 
 from ..address import IoAddress, PioAddress, Space
 from ..device import DeviceIo, DeviceIoMut, Mutex
+from ..errors import UnhandledSpaceWarning, format_range
 from .address_map import MappedRange
 
 __all__ = ["IoTables"]
@@ -62,18 +65,18 @@ cdef class AddressObjects:
         self.small = [None] * SMALL_VALUES
         self.memo = [None] * (1 << MEMO_BITS)
 
-    cdef object make_small(self, uint64_t value):
-        made = self.small[<Py_ssize_t>value] = new_int(self.address_type, value)
-        return made
-
-    cdef object remember(self, uint64_t value):
+    cdef object make(self, uint64_t value):
         # Fibonacci hashing: the high bits of the product depend on all bits of the value.
         cdef size_t place = (value * <uint64_t>0x9E3779B97F4A7C15) >> (64 - MEMO_BITS)
-        made = self.memo[place]
-        if made is None or self.memo_keys[place] != value:
-            made = self.memo[place] = new_int(self.address_type, value)
-            self.memo_keys[place] = value
-        return made
+        with cython.critical_section(self):
+            if value < SMALL_VALUES:
+                made = self.small[<Py_ssize_t>value] = new_int(self.address_type, value)
+                return made
+            made = self.memo[place]
+            if made is None or self.memo_keys[place] != value:
+                made = self.memo[place] = new_int(self.address_type, value)
+                self.memo_keys[place] = value
+            return made
 
 
 cdef AddressObjects port_objects = AddressObjects(PioAddress)
@@ -108,10 +111,41 @@ cdef bint is_served_natively(object device) except -1:
         and device.write == NativeDevice.write.__get__(device)
         and device.pio_read == NativeDevice.pio_read.__get__(device)
         and device.pio_write == NativeDevice.pio_write.__get__(device)
+        and not any([hasattr(device, handler) for handler in ("load", "store", "pio_in", "pio_out")])
     )
 
 
-cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device):
+# The handlers of each space: the one on buffers and its integer twin, for reads and for writes.
+cdef tuple mmio_handlers = ("read", "load", "write", "store")
+cdef tuple pio_handlers = ("pio_read", "pio_in", "pio_write", "pio_out")
+
+
+cdef object own_handler(object device, str name):
+    """Return a handler of a device, or None where it has only that of the base class, which does nothing.
+
+    The handlers of a subclass of Mutex are those of the inner device.
+    """
+    handler = getattr(device, name, None)
+    function = getattr(handler, "__func__", handler)
+    if function is getattr(DeviceIo, name) or function is getattr(NativeDevice, name, DeviceIo):
+        return None
+    if function is getattr(Mutex, name) and own_handler(getattr(device, "_device", None), name) is None:
+        return None
+    return handler
+
+
+cdef int byte_order_of(object device) except -1:
+    order = getattr(device, "byteorder", None)
+    if order is None:
+        return BUS_ORDER
+    if order == "little":
+        return LITTLE_ENDIAN
+    if order == "big":
+        return BIG_ENDIAN
+    raise ValueError(f"byteorder of {type(device).__name__} must be \"little\", \"big\" or None, not {order!r}")
+
+
+cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device, object name):
     """Look up the handlers of `device`, a DeviceIo, for a range of `space`."""
     cdef RangeEntry entry = RangeEntry.__new__(RangeEntry)
     cdef object target = device
@@ -119,22 +153,56 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     entry.base = base
     entry.last = last
     entry.device = device
+    entry.name = name
     entry.is_native = is_served_natively(device)
     # A Mutex that is being unpickled has no device yet, if the two know each other. It then serves as any other device.
     if type(device) is Mutex and hasattr(device, "_device"):
         target = device._device
         entry.acquire = device._lock.acquire
         entry.release = device._lock.release
-    if space == PIO:
-        entry.offsets = port_objects
-        read_handler, write_handler = target.pio_read, target.pio_write
-    else:
-        entry.offsets = address_objects
-        read_handler, write_handler = target.read, target.write
+    entry.byte_order = byte_order_of(target)
+    entry.offsets = port_objects if space == PIO else address_objects
     entry.base_object = new_int(entry.offsets.address_type, base)
-    entry.read_function, entry.read_self = split_method(read_handler)
-    entry.write_function, entry.write_self = split_method(write_handler)
+    entry.base_integer = base
+    read, load, write, store = pio_handlers if space == PIO else mmio_handlers
+    entry.read_function, entry.read_self = split_method(getattr(target, read))
+    entry.write_function, entry.write_self = split_method(getattr(target, write))
+    entry.load_function, entry.load_self = split_method(own_handler(target, load))
+    entry.store_function, entry.store_self = split_method(own_handler(target, store))
+    entry.has_read = own_handler(target, read) is not None
+    entry.has_write = own_handler(target, write) is not None
+    entry.has_load = entry.load_function is not None
+    entry.has_store = entry.store_function is not None
     return entry
+
+
+cdef object classes_warned_about = weakref.WeakSet()
+
+
+cdef int warn_if_unhandled(list entries) except -1:
+    """Warn, once for each class, of a device that has no handler for the space of one of its ranges."""
+    cdef RangeEntry entry
+    for entry in entries:
+        cls = type(entry.device if entry.acquire is None else entry.device._device)
+        if (
+            entry.has_read
+            or entry.has_write
+            or entry.has_load
+            or entry.has_store
+            or cls in (DeviceIo, DeviceIoMut)
+            or issubclass(cls, NativeDevice)
+            or getattr(cls, "unhandled", None) == "ignore"
+            or cls in classes_warned_about
+        ):
+            continue
+        classes_warned_about.add(cls)
+        handlers = ", ".join(pio_handlers if entry.space == PIO else mmio_handlers)
+        warnings.warn(
+            f"{cls.__name__} is registered for {space_of(entry.space)} {format_range(entry.base, entry.last)} and has no "
+            f"handler for it ({handlers}); if that is intended: unhandled = \"ignore\"",
+            UnhandledSpaceWarning,
+        )
+    return 0
 
 
 cdef object split_method(object handler):
@@ -316,6 +384,7 @@ cdef class PublishedTables:
         new.pio = pio
         new.mmio = mmio
         new.options = options
+        new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1
         with cython.critical_section(self):
             dbs_spinlock_acquire(&self._spinlock)
@@ -363,4 +432,6 @@ cdef PublishedTables published_tables_of(object manager):
 
 cdef tuple mapped_ranges(list entries):
     cdef RangeEntry entry
-    return tuple([MappedRange(space_of(entry.space), entry.base, entry.last, entry.device) for entry in entries])
+    return tuple([
+        MappedRange(space_of(entry.space), entry.base, entry.last, entry.device, entry.name) for entry in entries
+    ])

@@ -65,4 +65,4 @@ cdef class Transaction:
 
 
 cdef Transaction begin_transaction(object manager)
-cdef list new_entries(object device, object resources)
+cdef list new_entries(object device, object resources, object name)

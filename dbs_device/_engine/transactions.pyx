@@ -31,6 +31,7 @@ from .tables cimport (
     slot_of,
     space_id_of,
     space_of,
+    warn_if_unhandled,
 )
 
 import threading
@@ -308,10 +309,15 @@ cdef class ManagerState(PublishedTables):
         self.callbacks = {}
 
 
-cdef list new_entries(object device, object resources):
+cdef list new_entries(object device, object resources, object name):
     """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
+    cdef list entries
     check_device(device)
-    return [new_entry(<SpaceId><int>space, base, last, device) for space, base, last in trapped_ranges(resources)]
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, not {type(name).__name__}")
+    entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in trapped_ranges(resources)]
+    warn_if_unhandled(entries)
+    return entries
 
 
 cdef Transaction begin_transaction(object manager):
@@ -413,7 +419,15 @@ cdef class Transaction:
                 for done in added:
                     self.changes((<RangeEntry>done).space).remove(done)
                 raise DeviceOverlapError(
-                    space_of(entry.space), entry.base, entry.last, entry.device, other.base, other.last, other.device
+                    space_of(entry.space),
+                    entry.base,
+                    entry.last,
+                    entry.device,
+                    other.base,
+                    other.last,
+                    other.device,
+                    entry.name,
+                    other.name,
                 )
             changes.add(entry)
             added.append(entry)
@@ -429,14 +443,16 @@ cdef class Transaction:
             entry = changes.exactly(base, last)
             if entry is None or entry in entries:
                 entry = None if entry is not None else changes.overlapping(base, last)
-                owner = None if entry is None else (entry.base, entry.last, entry.device)
-                raise NoDeviceError(space, base, last - base + 1, owner, exact=True)
+                if entry is None:
+                    raise NoDeviceError(space, base, last - base + 1, exact=True)
+                owner = (entry.base, entry.last, entry.device)
+                raise NoDeviceError(space, base, last - base + 1, owner, exact=True, owner_name=entry.name)
             entries.add(entry)
         for entry in entries:
             self.changes(entry.space).remove(entry)
         return 0
 
-    def register_device_io(self, device, resources):
+    def register_device_io(self, device, resources, name=None):
         """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
 
         Overlaps are noticed now. O(log(ranges)) for each range.
@@ -447,6 +463,8 @@ cdef class Transaction:
             The device.
         resources : iterable of Resource
             Those that are neither ports nor MMIO are passed over.
+        name : str, optional
+            What the map, errors, notes and traces call the device.
 
         Raises
         ------
@@ -456,7 +474,7 @@ cdef class Transaction:
             The transaction is finished, or belongs to another thread.
         """
         self.check_open()
-        entries = new_entries(device, resources)
+        entries = new_entries(device, resources, name)
         self.check_open()  # again: the resources may be a generator, which can have finished the transaction
         self.add_entries(entries)
 

@@ -109,6 +109,7 @@ cdef class GuestBus(PublishedTables):
         cdef IoTables tables = current_tables(<PyObject *>published)
         cdef Options options = tables.options
         options.big_endian = self.big_endian
+        self._unowned_accesses = published._unowned_accesses
         self.publish(tables.pio, tables.mmio, options)
 
     def request_sync(self):

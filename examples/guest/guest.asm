@@ -123,7 +123,7 @@ draw:   mov     esi, the_screen
         mov     esi, drawn
         jmp     print
 
-; -- a port that nobody owns
+; -- a port without an owner
 
 look_for_sound_card:
         mov     esi, the_sound_card
@@ -132,10 +132,10 @@ look_for_sound_card:
         in      al, dx
         mov     ebx, eax
         call    print_byte
-        mov     esi, nobody
+        mov     esi, no_card
         cmp     bl, 0xFF
         je      print
-        mov     esi, somebody
+        mov     esi, a_card
         jmp     print
 
 ; -- a card that is plugged in while the guest runs
@@ -238,18 +238,18 @@ print_decimal:                          ; EAX
 
 ; -- texts
 
-hello:          db      "Hello. I am a guest: 32-bit x86 code, and every device I touch is Python.", 10, 0
+hello:          db      "Hello from 32-bit x86 code. My devices are Python.", 10, 0
 the_date:       db      "RTC:     it is ", 0
 the_timer:      db      "Timer:   10000 ticks ... done after ", 0
 polls:          db      " polls.", 10, 0
 the_screen:     db      "Screen:  drawing 64 x 16 cells ... ", 0
 drawn:          db      "done.", 10, 0
 the_sound_card: db      "Sound:   port 0x220 reads 0x", 0
-nobody:         db      ", so there is no card.", 10, 0
-somebody:       db      ", so there is a card.", 10, 0
+no_card:         db      ", so there is no card.", 10, 0
+a_card:       db      ", so there is a card.", 10, 0
 the_slot:       db      "Slot:    empty. I wait for a card ...", 10, 0
-found_card:     db      "Slot:    a card! It is at 0x", 0
-named:          db      " and calls itself ", 0
+found_card:     db      "Slot:    a card at 0x", 0
+named:          db      ", named ", 0
 of_digits:      db      ".", 10, "Card:    the CRC-32 of 123456789 is 0x", 0
 end_of_line:    db      ".", 10, 0
 goodbye:        db      "Bye. I switch the power off.", 10, 0

@@ -15,14 +15,14 @@ from examples.tests.running import output_of
 GUEST = Path(__file__).parents[1]
 
 CONSOLE = """\
-guest | Hello. I am a guest: 32-bit x86 code, and every device I touch is Python.
+guest | Hello from 32-bit x86 code. My devices are Python.
 guest | RTC:     it is 2024-02-29 12:34:56
 guest | Timer:   10000 ticks ... done after 16 polls.
 guest | Screen:  drawing 64 x 16 cells ... done.
 guest | Sound:   port 0x220 reads 0xFF, so there is no card.
 guest | Slot:    empty. I wait for a card ...
  host | plugs a card in at 0xe0000000, while the guest runs
-guest | Slot:    a card! It is at 0xE0000000 and calls itself CRC1.
+guest | Slot:    a card at 0xE0000000, named CRC1.
 guest | Card:    the CRC-32 of 123456789 is 0xCBF43926.
 guest | Bye. I switch the power off.
  host | stops the CPU
@@ -36,6 +36,13 @@ def run(*options: str, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def output() -> str:
     return run()
+
+
+@pytest.fixture(scope="module")
+def rows_of_the_picture() -> list[str]:
+    """The picture as the source of the guest has it."""
+    source = (GUEST / "guest.asm").read_text(encoding="ascii")
+    return re.findall(r'^ +db +"([.#:]{64})"$', source, re.MULTILINE)
 
 
 def row_of(output: str, heading: str, name: str) -> list[str]:
@@ -53,17 +60,33 @@ def test_every_run_is_the_same(output: str) -> None:
     assert run() == output
 
 
-def test_the_picture_is_what_the_source_of_the_guest_has(output: str) -> None:
-    source = (GUEST / "guest.asm").read_text(encoding="ascii")
-    rows = re.findall(r'^ +db +"([.#:]{64})"$', source, re.MULTILINE)
-    assert len(rows) == 16
-    assert re.findall(r"[.#:]{64}", output) == rows
+def test_the_picture_is_what_the_source_of_the_guest_has(output: str, rows_of_the_picture: list[str]) -> None:
+    assert len(rows_of_the_picture) == 16
+    assert re.findall(r"[.#:]{64}", output) == rows_of_the_picture
 
 
 def test_a_terminal_gets_the_picture_in_colour() -> None:
     coloured = run(FORCE_COLOR="1", TERM="xterm-256color", COLORTERM="", NO_COLOR="")
     assert coloured.count("\N{UPPER HALF BLOCK}") == 64 * 16 // 2
     assert "38;5;196" in coloured
+
+
+def test_a_terminal_without_colours_gets_the_picture_in_characters(rows_of_the_picture: list[str]) -> None:
+    plain = run(FORCE_COLOR="1", TERM="xterm-256color", COLORTERM="", NO_COLOR="1")
+    assert re.findall(r"[.#:]{64}", plain) == rows_of_the_picture
+    assert "\N{UPPER HALF BLOCK}" not in plain
+
+
+def test_a_narrow_terminal_gets_whole_addresses_and_the_middle_of_the_picture(rows_of_the_picture: list[str]) -> None:
+    narrow = run(COLUMNS="60")
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert re.findall(r"^[.#:]{60}$", narrow, re.MULTILINE) == [row[2:-2] for row in rows_of_the_picture]
+    assert "0xfed00400..0xfed007ff" in narrow
+    assert "\N{HORIZONTAL ELLIPSIS}" not in narrow
+
+
+def test_the_console_fits_80_columns() -> None:
+    assert max(map(len, CONSOLE.splitlines())) <= 80
 
 
 def test_the_map_has_the_card_that_was_plugged_in(output: str) -> None:
@@ -84,7 +107,7 @@ def test_the_map_has_the_card_that_was_plugged_in(output: str) -> None:
         ("HotplugSlot", 3 + 1, 0),
         ("CrcCard", 2, len("123456789")),
         ("PowerSwitch", 0, 1),
-        ("(nobody)", 1, 0),
+        ("(unowned)", 1, 0),
     ],
 )
 def test_accesses_are_counted_by_device(output: str, device: str, reads: int, writes: int) -> None:
