@@ -12,7 +12,8 @@ Ownership and the GIL
     * A call on the manager itself (`c_manager_...`) pins its current tables for that call only. The caller holds a
       reference to the manager.
     * For a `NativeDevice` no GIL is taken and no Python object is touched. For a Python device the GIL is taken for the
-      time of the call. All functions here may be called with or without the GIL, from any thread.
+      time of the call, as it is for an unowned access that is logged (`IoManager(log_unowned=True)`). All functions
+      here may be called with or without the GIL, from any thread.
 
 Results of an access
     0   served.
