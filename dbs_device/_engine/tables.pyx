@@ -158,8 +158,7 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     # A Mutex that is being unpickled has no device yet, if the two know each other. It then serves as any other device.
     if type(device) is Mutex and hasattr(device, "_device"):
         target = device._device
-        entry.acquire = device._lock.acquire
-        entry.release = device._lock.release
+        entry.lock = device._lock
     entry.byte_order = byte_order_of(target)
     entry.offsets = port_objects if space == PIO else address_objects
     entry.base_object = new_int(entry.offsets.address_type, base)
@@ -183,7 +182,7 @@ cdef int warn_if_unhandled(list entries) except -1:
     """Warn, once for each class, of a device that has no handler for the space of one of its ranges."""
     cdef RangeEntry entry
     for entry in entries:
-        cls = type(entry.device if entry.acquire is None else entry.device._device)
+        cls = type(entry.device if entry.lock is None else entry.device._device)
         if (
             entry.has_read
             or entry.has_write

@@ -1,0 +1,16 @@
+cimport cython
+
+
+@cython.final
+cdef class ReentrantLock:
+    cdef object __weakref__
+    cdef object _gate  # a threading.Lock, which is locked but for the moment in which a waiting thread is woken
+    cdef unsigned long _owner  # identity of the thread that holds the lock, or 0
+    cdef size_t _depth
+    cdef size_t _waiting
+    cdef bint _woken  # whether the gate is open
+    cdef unsigned long _fork_count
+
+    cdef int lock(self) except -1
+    cdef int unlock(self) except -1
+    cdef bint try_lock(self) noexcept
