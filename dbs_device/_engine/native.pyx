@@ -13,7 +13,7 @@ from ..resources import DeviceResources
 __all__ = ["NativeDevice"]
 
 
-# The C methods are called as if they raised nothing: Cython would add a traceback entry to an exception that is not set.
+# The C methods are called as if they raised nothing: Cython would add to the traceback of an exception that is not set.
 ctypedef int (*Read)(NativeDevice, uint64_t base, uint64_t offset, uint8_t *data, size_t size) noexcept
 ctypedef int (*Write)(NativeDevice, uint64_t base, uint64_t offset, const uint8_t *data, size_t size) noexcept
 
