@@ -1,9 +1,9 @@
 """The bus: `IoManager`, and the functions of ``_bus.pxd`` through which C code dispatches on it.
 
 The range tables are sorted numpy arrays (`RangeTable`, ``_engine/tables.pyx``), searched by a typed bisection
-(`find_range`, ``_engine/tables.pxd``). A look-up gives the `Slot` of a range, the handle of its device: the C methods of
-a native device, the bound handlers of a Python device. ``_engine/access`` calls the device, ``_engine/transactions``
-changes the tables, ``_engine/bus_view`` shows them.
+(`find_range`, ``_engine/tables.pxd``). A look-up gives the `Slot` of a range, the handle of its device: the C methods
+of a native device, the bound handlers of a Python device. ``_engine/access`` calls the device,
+``_engine/transactions`` changes the tables, ``_engine/bus_view`` shows them.
 """
 
 cimport cython
