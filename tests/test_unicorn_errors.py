@@ -188,7 +188,7 @@ def test_an_unowned_address_stops_the_guest_too() -> None:
 
 
 def test_uc_emu_start_itself_raises_it() -> None:
-    """As when the engine is run by code that knows nothing of the bridge."""
+    """As when the emulator is run by code that knows nothing of the bridge."""
     guest = guest_with(Failing(error := DeviceFaultError("broken")))
     guest.uc.mem_write(CODE, port_in(PORT))
     for _ in range(2):

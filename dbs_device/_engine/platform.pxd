@@ -1,4 +1,4 @@
-"""The few things that C can say and Cython cannot: C11 atomics, byte order, a look into a memoryview, type names.
+"""Code that Cython cannot express: C11 atomics, byte order, the internals of memoryviews, type names.
 
 No file that other packages cimport may cimport this one: C++ has no C11 atomics.
 """
@@ -15,7 +15,7 @@ cdef extern from * nogil:
     #include <stddef.h>
     #include <stdint.h>
 
-    /* A number that threads read and write without order between them: torn values cannot happen, stale ones can. */
+    /* A number that threads read and write unordered: values may be stale, but not torn. */
     typedef _Atomic uint32_t dbs_hint;
     static inline uint32_t dbs_hint_load(dbs_hint *hint) {
         return atomic_load_explicit(hint, memory_order_relaxed);
@@ -51,8 +51,8 @@ cdef extern from * nogil:
     }
 
     /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
-       a wider load than the store before it stalls the processor. The compiler makes one load of the shifts, and a byte
-       swap where the order is the other one. */
+       a wider load than the store before it stalls the processor. The compiler turns the shifts into one load, with a
+       byte swap for the other order. */
     static inline uint64_t dbs_integer_of_bytes(const uint8_t *b, size_t size, int big_endian) {
         switch (size) {
         case 1:
@@ -82,11 +82,11 @@ cdef extern from * nogil:
         }
     }
 
-    /* Whether nobody else can reach the memory of a memoryview to which one reference is held, and one to its exporter:
-       no other view of its managed buffer (slices and casts are such), no buffer taken from it, no weak reference, and
-       no reference to the exporter but the held one and the managed buffer's. A view that was released is of no more
-       use, nor is one that was hashed, which keeps the hash of the bytes it had then.
-       Free threading has no cheap way to tell, so there the answer is no. */
+    /* Whether nothing else can reach the memory of a memoryview of which the caller holds the view and the exporter:
+       there is no other view of its managed buffer (a slice or a cast), no buffer taken from it, no weak reference, and
+       no reference to the exporter but the caller's and the managed buffer's. A released view cannot be reused, nor can
+       one that was hashed, since it caches the hash.
+       Free-threaded builds have no cheap way to tell: there, the answer is no. */
     static inline int dbs_view_is_unshared(PyObject *view) {
     #ifdef Py_GIL_DISABLED
         (void)view;
@@ -98,11 +98,11 @@ cdef extern from * nogil:
                Py_REFCNT(self->mbuf->master.obj) == 2;
     #endif
     }
-    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access:
-       a memoryview that a device can be given as it is (flat, unsigned bytes, of the wanted access, not released), or a
-       bytes object to be written, or a bytearray to be read into. Anything else, and nothing at all, is DBS_OTHER.
-       Between this and the use of the memory no Python code may run. On free-threaded builds another thread could
-       release or resize it in that time, so that there the protocol has to be used. */
+    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access: a
+       memoryview that can be passed to a device unchanged (flat, unsigned bytes, writable for a read and read-only for
+       a write, not released), bytes to be written, or a bytearray to be read into. Anything else, or an empty buffer,
+       is DBS_OTHER. Until the memory is used, no Python code may run. On free-threaded builds, another thread could
+       release or resize it in the meantime, so that they use the protocol. */
     enum { DBS_OTHER, DBS_FLAT_VIEW, DBS_BYTES };
     static inline int dbs_usual_memory(PyObject *object, int for_read, uint8_t **memory, size_t *size) {
     #ifndef Py_GIL_DISABLED
@@ -129,7 +129,7 @@ cdef extern from * nogil:
         return DBS_OTHER;
     }
 
-    /* A critical section of CPython around code that raises nothing; none where the GIL makes it one. */
+    /* A critical section of CPython around code that raises nothing; empty on builds with a GIL. */
     #ifdef Py_GIL_DISABLED
     typedef PyCriticalSection dbs_critical_section;
     #define dbs_critical_section_begin(section, object) PyCriticalSection_Begin(section, object)
@@ -140,10 +140,10 @@ cdef extern from * nogil:
     #define dbs_critical_section_end(section) ((void)(section))
     #endif
 
-    /* To be called where an exception is about to leave a `with gil` function. On a thread that Python does not know,
-       the release of the GIL would delete the thread's state, and the exception with it: the state is kept for the rest
-       of the thread's life, so that the caller finds the exception. The count is 1 just on such a thread, since that of
-       a thread that Python knows starts at 1 and a `with gil` function adds one. */
+    /* To be called before an exception leaves a `with gil` function. On a thread that Python does not know, releasing
+       the GIL would delete the thread state, and the exception with it: the state is retained for the rest of the
+       thread's life, so that the caller finds the exception. Only on such a thread is the count 1: on a thread that
+       Python knows it starts at 1, and a `with gil` function adds one. */
     static inline void dbs_keep_thread_state(void) {
         if (PyThreadState_Get()->gilstate_counter == 1) {
             PyGILState_Ensure();
@@ -174,7 +174,7 @@ cdef extern from * nogil:
 
 
 cdef extern from *:
-    bint dbs_view_is_unshared(PyObject *view) noexcept  # no object: Cython would count a reference of its own
+    bint dbs_view_is_unshared(PyObject *view) noexcept  # a pointer: for an object, Cython would add a reference
 
     cdef enum:
         DBS_OTHER
