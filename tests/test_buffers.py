@@ -316,7 +316,10 @@ def test_an_access_refuses_what_is_empty(space, method, make):
 @pytest.mark.parametrize("method", ["read", "write"])
 def test_an_access_refuses_objects_without_a_buffer(space, method, other):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(TypeError, match=rf"^(a bytes-like object is required|data must be a buffer), not '?{type(other).__name__}\b"):
+        with pytest.raises(
+            TypeError,
+            match=rf"^(a bytes-like object is required|data must be a buffer), not '?{type(other).__name__}\b",
+        ):
             getattr(space, method)(manager, 0x100, other)
 
 
@@ -331,7 +334,9 @@ def test_an_access_refuses_objects_without_a_buffer(space, method, other):
 )
 def test_an_integer_in_place_of_a_buffer_is_refused_with_the_access_for_integers(method, call):
     for manager in (map_both(Uncalled()), IoManager(), IoManager(open_bus=5)):
-        with pytest.raises(TypeError, match=rf"^data must be a buffer, not int; for an integer, call {re.escape(call)}$"):
+        with pytest.raises(
+            TypeError, match=rf"^data must be a buffer, not int; for an integer, call {re.escape(call)}$"
+        ):
             getattr(manager, method)(0x100, 4)
 
 

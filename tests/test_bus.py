@@ -663,7 +663,9 @@ def test_an_option_with_another_value_is_refused(options, error, message):
 
 
 def test_options_are_given_by_name():
-    with pytest.raises(TypeError, match=r"^IoManager takes its options by keyword only: for an open bus, open_bus=0xff$"):
+    with pytest.raises(
+        TypeError, match=r"^IoManager takes its options by keyword only: for an open bus, open_bus=0xff$"
+    ):
         IoManager(0xFF)
     with pytest.raises(TypeError, match=r"^IoManager takes its options by keyword only$"):
         IoManager("big")

@@ -386,7 +386,9 @@ def test_a_buffer_handler_that_returns_a_value_is_an_error(answer, is_method):
             access(manager, 0x100)
         assert f"returned {answer!r}: a buffer handler fills `data` and returns None" in str(caught.value)
         [note] = caught.value.__notes__
-        assert note.startswith(f"device access: {access.space} {'read' if access.reads else 'write'} of 1 byte at 0x100")
+        assert note.startswith(
+            f"device access: {access.space} {'read' if access.reads else 'write'} of 1 byte at 0x100"
+        )
 
 
 def test_a_handler_that_is_a_generator_by_mistake_is_an_error():
