@@ -19,6 +19,7 @@ MODULES = [
     "_callbacks",
     "_changes",
     "_dispatch",
+    "_engine.registers",
     "_native",
     "_owner",
     "_tables",
@@ -35,7 +36,7 @@ macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TR
 extensions = [
     Extension(
         f"dbs_device.{module}",
-        [f"dbs_device/{module}.pyx"],
+        [f"dbs_device/{module.replace('.', '/')}.pyx"],
         extra_compile_args=compile_args,
         define_macros=macros,
         include_dirs=["dbs_device"],

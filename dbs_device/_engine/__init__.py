@@ -1,0 +1,1 @@
+"""The compiled engine, and private helpers: everything but the public modules."""
