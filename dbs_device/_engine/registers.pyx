@@ -104,7 +104,7 @@ cdef enum:
     WATCHED = 4  # something happens after the access, or is counted, or the size of the access matters
 
 cdef enum:
-    # Of a register.
+    # Of a register, in the order that `Layout` takes them.
     READ_HOOK = 1
     WRITE_HOOKS = 2
     NATIVE_READ_HOOK = 4
@@ -247,12 +247,13 @@ cdef class Layout:
     declarations : list
         By register, what the class body declares: (declaration, element).
     registers : list of tuple
-        By register (reset, bits, lines, flags, tags), where tags are (mask, counter).
+        By register (reset, bits, lines, tags, has a read hook, has write hooks, has a native read hook, has a native
+        write hook, selects the page), where tags are (mask, counter).
     counters : list of str
         The names of what is counted.
     ports : list of tuple
-        (read, write), each of them None or a tuple: read is (offset, size, register, sizes, flags, mask, clears, sets),
-        write is (offset, size, register, sizes, flags, a, b, c, d).
+        (read, write), each of them None or a tuple: (offset, size, register, sizes, whole lanes, watched), and behind
+        that (mask, clears, sets) or (a, b, c, d).
     indices : list of bytes
         By page, the number of the port of each granule, as native unsigned 32-bit integers.
     page_select : tuple
@@ -310,10 +311,11 @@ cdef class Layout:
         shape.register_count = len(registers)
         shape.counter_count = len(self.counters)
         shape.registers = <RegisterInfo *>allocated(len(registers), sizeof(RegisterInfo))
-        shape.tags = <Tag *>allocated(sum([len(register[4]) for register in registers]), sizeof(Tag))
+        shape.tags = <Tag *>allocated(sum([len(register[3]) for register in registers]), sizeof(Tag))
         for number in range(shape.register_count):
             info = &shape.registers[number]
-            info.reset, info.bits, info.lines, info.flags, tags = registers[number]
+            info.reset, info.bits, info.lines, tags, *flags = registers[number]
+            info.flags = sum([flag << place for place, flag in enumerate(flags)])
             info.first_tag = tag
             info.tag_count = len(tags)
             for mask, counter in tags:
@@ -351,18 +353,22 @@ cdef class Layout:
             given_read, given_write = ports[number]
             if given_read is not None:
                 (
-                    read.offset, read.size, read.register, read.sizes, read.flags, read.mask, read.clears, read.sets
+                    read.offset, read.size, read.register, read.sizes, whole, watched, read.mask, read.clears, read.sets
                 ) = given_read
-                if read.size == 4 and not read.flags and is_little_host() != shape.big_endian:
+                read.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
+                if read.size == 4 and not read.flags & WATCHED and is_little_host() != shape.big_endian:
                     read.fast = read.offset
                 shape.may_refuse |= read.sizes != 0
             if given_write is not None:
                 (
-                    write.offset, write.size, write.register, write.sizes, write.flags, write.a, b, write.c, d
+                    write.offset, write.size, write.register, write.sizes, whole, watched, write.a, b, write.c, d
                 ) = given_write
+                write.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
+                if not write.a | write.c and b == d == shape.registers[write.register].bits:
+                    write.flags |= PLAIN
                 write.a_xor_b = write.a ^ b
                 write.c_xor_d = write.c ^ d
-                if write.size == 4 and write.flags == PLAIN and is_little_host() != shape.big_endian:
+                if write.size == 4 and write.flags & PLAIN and not write.flags & WATCHED and is_little_host() != shape.big_endian:
                     write.fast = write.offset
                 shape.may_refuse |= write.sizes != 0
         return 0
@@ -794,7 +800,7 @@ cdef int read_exactly(
     RegisterFile bank, const ReadPort *port, uint64_t offset, uint8_t *data, size_t size
 ) except -1 nogil:
     """Serve a read of one register whole, which nothing watches, or hand it on."""
-    if port.offset != offset or port.size != size or port.flags:
+    if port.offset != offset or port.size != size or port.flags & WATCHED:
         return read_slowly(bank, offset, data, size)
     put_bytes(word_load(bank._values, port.register) & port.mask, data, size, shape_of(bank).big_endian)
     return 0
