@@ -1120,6 +1120,11 @@ cdef class RegisterBase:
         return self.twin(element)
 
     @property
+    def _is_bound(self):
+        """Whether this is the register of a bank, not a declaration."""
+        return self._bank is not None
+
+    @property
     def _declared(self):
         """The declaration, and the element of an array or None."""
         return self if self._origin is None else self._origin, self._element
@@ -1206,6 +1211,9 @@ cdef class FieldBase:
         if not 0 <= number <= self.ones:
             raise ValueError(f"{number:#x} does not fit {self.name or 'a field'} of {format_count(self.width, 'bit')}")
         return number
+
+    def _set_reset(self, reset):
+        self.reset = self.encode(reset)
 
     def _decoded(self, uint64_t register_value):
         """Return the field's value in a value of the register."""
