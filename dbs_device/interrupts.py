@@ -39,11 +39,6 @@ class IrqLine:
     sink : callable, optional
         Called with a bool. Another line is one, since a line is callable; so is an input of an interrupt controller.
         None until `connect` gives one.
-
-    Attributes
-    ----------
-    level : bool
-        The level of the line.
     """
 
     __slots__ = ("__weakref__", "_delivered", "_delivering", "_edges", "_high_inputs", "_lock", "_own", "_sink")
@@ -62,6 +57,7 @@ class IrqLine:
 
     @property
     def level(self) -> bool:
+        """The level of the line."""
         return self._own or self._high_inputs > 0
 
     def set(self, level: bool) -> None:

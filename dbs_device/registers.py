@@ -37,11 +37,23 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, SupportsIndex, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 from ._engine import register_layout as layouts
 from ._engine.registers import EnumBase, FieldBase, FieldTarget, FlagBase, RegisterBase, RegisterFile
-from .errors import LayoutError, StateError, format_range
+from .errors import LayoutError, StateError
 from .interrupts import IrqLine
 
 __all__ = [
@@ -377,7 +389,7 @@ class Register(RegisterBase):
             "lanes": lanes,
         }
         options = {name: self._defaults[name] if value is None else value for name, value in given.items()}
-        own_doc = type(self).__dict__.get("__doc__") or ""
+        own_doc = type(self).__doc__ or "" if type(self) is not Register else ""
         self.spec = layouts.RegisterSpec(
             offset=operator.index(offset),
             size=operator.index(options["size"]),
@@ -754,7 +766,9 @@ class Interrupt:
         What enables it, bit by bit; a tuple of the same length, or one for all. Without it all bits are enabled.
     """
 
-    def __init__(self, *, status: Target | tuple[Target, ...], enable: Target | tuple[Target, ...] | None = None) -> None:
+    def __init__(
+        self, *, status: Target | tuple[Target, ...], enable: Target | tuple[Target, ...] | None = None
+    ) -> None:
         statuses = [_resolve(each, "Interrupt") for each in (status if isinstance(status, tuple) else (status,))]
         enables: list[layouts.Target | None] = [None]
         if enable is not None:

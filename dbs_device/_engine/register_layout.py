@@ -281,7 +281,9 @@ class Builder:
         granules = (end + granule - 1) // granule
         length = 1 << (granules - 1).bit_length()
         if length > LARGEST_INDEX:
-            raise self.error(f"registers lie up to {end - 1:#x}, of which an index of {granule} byte granules is too long")
+            raise self.error(
+                f"registers lie up to {end - 1:#x}, of which an index of {granule} byte granules is too long"
+            )
         watched_reads, watched_writes = self.watched()
         numbers: dict[tuple[int | None, int | None], int] = {(None, None): 0}
         indices = []
