@@ -833,6 +833,8 @@ class RegisterBank(RegisterFile):
         Bytes.
     """
 
+    __slots__ = ()
+
     size: ClassVar[int]
     _options: ClassVar[dict[str, Any]] = {
         "size": None,
