@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py tools/bootstrap.py \
-	$(wildcard dbs_device/*.pyx) $(wildcard dbs_device/*.pxd) $(wildcard dbs_device/*.h)
-STUBBED := $(patsubst dbs_device/%.pyi,dbs_device.%,$(wildcard dbs_device/*.pyi))
+	$(wildcard dbs_device/*.pyx) $(wildcard dbs_device/*.pxd) $(wildcard dbs_device/*.h) \
+	$(wildcard dbs_device/_engine/*.pyx) $(wildcard dbs_device/_engine/*.pxd)
+STUBBED := $(patsubst dbs_device/%.pyi,dbs_device.%,$(wildcard dbs_device/*.pyi)) dbs_device._engine.registers
 
 .DEFAULT_GOAL := help
 .PHONY: help demo pc test lint coverage annotate bench bench-check wheel clean

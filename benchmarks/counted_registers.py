@@ -1,4 +1,4 @@
-"""The operations on register banks whose instructions are counted: ``operations()``, as in ``counted_operations.py``."""
+"""The operations on register banks whose instructions are counted, as in ``counted_operations.py``."""
 
 from __future__ import annotations
 

@@ -352,23 +352,22 @@ cdef class Layout:
             read.fast = read.offset = write.fast = write.offset = NEVER
             given_read, given_write = ports[number]
             if given_read is not None:
-                (
-                    read.offset, read.size, read.register, read.sizes, whole, watched, read.mask, read.clears, read.sets
-                ) = given_read
+                read.offset, read.size, read.register, read.sizes, whole, watched, *masks = given_read
+                read.mask, read.clears, read.sets = masks
                 read.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
                 if read.size == 4 and not read.flags & WATCHED and is_little_host() != shape.big_endian:
                     read.fast = read.offset
                 shape.may_refuse |= read.sizes != 0
             if given_write is not None:
-                (
-                    write.offset, write.size, write.register, write.sizes, whole, watched, write.a, b, write.c, d
-                ) = given_write
+                write.offset, write.size, write.register, write.sizes, whole, watched, *masks = given_write
+                write.a, b, write.c, d = masks
                 write.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
                 if not write.a | write.c and b == d == shape.registers[write.register].bits:
                     write.flags |= PLAIN
                 write.a_xor_b = write.a ^ b
                 write.c_xor_d = write.c ^ d
-                if write.size == 4 and write.flags & PLAIN and not write.flags & WATCHED and is_little_host() != shape.big_endian:
+                is_fast = write.flags & PLAIN and not write.flags & WATCHED
+                if write.size == 4 and is_fast and is_little_host() != shape.big_endian:
                     write.fast = write.offset
                 shape.may_refuse |= write.sizes != 0
         return 0
@@ -724,11 +723,13 @@ cdef int check_access(RegisterFile bank, uint64_t offset, size_t size, bint is_w
         if is_write:
             write = write_port(bank, offset + done)
             if write != NULL:
-                first, port_size, register, sizes = offset + done - write.offset, write.size, write.register, write.sizes
+                first, port_size = offset + done - write.offset, write.size
+                register, sizes = write.register, write.sizes
         else:
             read = read_port(bank, offset + done)
             if read != NULL:
-                first, port_size, register, sizes = offset + done - read.offset, read.size, read.register, read.sizes
+                first, port_size = offset + done - read.offset, read.size
+                register, sizes = read.register, read.sizes
         if port_size == 0:
             if shape.gap_raises:
                 raise_gap(bank, offset + done, size - done, is_write)
@@ -810,7 +811,8 @@ cdef int write_slowly(
 
 
 # Called through pointers, as if they raised nothing, since the -1 is handed on: else the compiler makes one function of
-# the fast path and all that is slow, whose frame every access would pay for. (The base is passed on to leave the arguments where they are.)
+# the fast path and all that is slow, whose frame every access would pay for. (The base is passed on to leave the
+# arguments where they are.)
 cdef int (*serve_read)(RegisterFile, uint64_t base, uint64_t, uint8_t *, size_t) noexcept nogil
 serve_read = <int (*)(RegisterFile, uint64_t, uint64_t, uint8_t *, size_t) noexcept nogil>read_slowly
 cdef int (*serve_write)(RegisterFile, uint64_t base, uint64_t, const uint8_t *, size_t) noexcept nogil
@@ -1037,7 +1039,7 @@ cdef class RegisterFile(NativeDevice):
         return (<list>self._irq_lines)[number]
 
 
-# ----------------------------------------------------------------------------- registers and fields, as Python sees them
+# ----------------------------------------------------------------------------- registers and fields in Python
 
 
 cdef uint64_t check_value(object value, uint64_t bits, object bank, uint32_t number) except? 0xDEAD:
