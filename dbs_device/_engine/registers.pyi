@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NoReturn, Self, SupportsIndex, overload
+from typing import Any, ClassVar, Literal, NoReturn, Self, SupportsIndex, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -8,6 +8,8 @@ from dbs_device.registers import Access
 
 __all__ = ["EnumBase", "FieldBase", "FieldTarget", "FlagBase", "Hook", "Layout", "RegisterBase", "RegisterFile"]
 
+@final
+@disjoint_base
 class Hook:
     def __init__(
         self,
@@ -19,6 +21,8 @@ class Hook:
         element: int | None,
     ) -> None: ...
 
+@final
+@disjoint_base
 class Layout:
     declarations: list[tuple[Any, int | None]]
     numbers: dict[Any, int]
@@ -61,10 +65,10 @@ class RegisterFile(NativeDevice):
 class RegisterBase:
     spec: Any
     @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
     @overload
-    def __get__(self, instance: RegisterFile, owner: type) -> Self: ...
-    def __set__(self, instance: RegisterFile, value: NoReturn) -> None: ...
+    def __get__(self, instance: RegisterFile, owner: type | None = None, /) -> Self: ...
+    def __set__(self, instance: RegisterFile, value: NoReturn, /) -> None: ...
     @property
     def name(self) -> str | None: ...
     @property
@@ -81,6 +85,8 @@ class RegisterBase:
     @property
     def _declared(self) -> tuple[Self, int | None]: ...
 
+@final
+@disjoint_base
 class FieldTarget:
     register: Any
     field: Any  # a FieldBase, which as an attribute would be taken for a descriptor
@@ -109,14 +115,11 @@ class FieldBase:
     @property
     def mask(self) -> int: ...
     # What a field is, subclasses say.
-    def __get__(self, instance: RegisterBase | None, owner: type) -> Any: ...
-    def __set__(self, instance: RegisterBase, value: Any) -> None: ...
+    def __get__(self, instance: RegisterBase | None, owner: type | None = None, /) -> Any: ...
+    def __set__(self, instance: RegisterBase, value: Any, /) -> None: ...
     def _set_reset(self, reset: Any) -> None: ...
     def _decoded(self, register_value: int) -> Any: ...
     def _encoded(self, value: Any) -> int: ...
 
-@disjoint_base
 class FlagBase(FieldBase): ...
-
-@disjoint_base
 class EnumBase(FieldBase): ...
