@@ -755,7 +755,7 @@ class PageSelect:
     def __init__(self, field: Target) -> None:
         if not isinstance(field, FieldTarget):
             raise LayoutError(f"PageSelect takes a field of a declared register, not {field!r}")
-        self._target = _resolve(field, "PageSelect")
+        self._target: layouts.Target = _resolve(field, "PageSelect")
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
