@@ -9,7 +9,6 @@ from dbs_device.registers import Access
 __all__ = ["EnumBase", "FieldBase", "FieldTarget", "FlagBase", "Hook", "Layout", "RegisterBase", "RegisterFile"]
 
 @final
-@disjoint_base
 class Hook:
     def __init__(
         self,
@@ -22,7 +21,6 @@ class Hook:
     ) -> None: ...
 
 @final
-@disjoint_base
 class Layout:
     declarations: list[tuple[Any, int | None]]
     numbers: dict[Any, int]
@@ -86,7 +84,6 @@ class RegisterBase:
     def _declared(self) -> tuple[Self, int | None]: ...
 
 @final
-@disjoint_base
 class FieldTarget:
     register: Any
     field: Any  # a FieldBase, which as an attribute would be taken for a descriptor
