@@ -38,6 +38,7 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -653,7 +654,7 @@ def _resolve(target: object, purpose: str) -> layouts.Target:
     declaration, element = target._declared
     if field is None:
         return layouts.Target(declaration, element, target.spec.bits, 0)
-    return layouts.Target(declaration, element, field.mask, field.lsb)
+    return layouts.Target(declaration, element, field.mask, field.lsb, field.name)
 
 
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
@@ -667,7 +668,7 @@ def _hook(kind: str, targets: tuple[object, ...]) -> Callable[[_FunctionT], _Fun
         raise LayoutError("on_read is about whole registers")
 
     def decorate(function: _FunctionT) -> _FunctionT:
-        if not callable(function):
+        if not isinstance(function, FunctionType):
             raise TypeError(f"on_{kind} decorates a method, not {function!r}")
         hooks = getattr(function, "_register_hooks", ())
         function._register_hooks = (*hooks, (kind, resolved))  # type: ignore[attr-defined]
@@ -764,9 +765,7 @@ class PageSelect:
     def __get__(self, instance: RegisterBank | None, owner: type) -> Self | int:
         if instance is None:
             return self
-        declaration, element, mask, shift = self._target
-        value: int = declaration._of_bank(instance, element).value
-        return (value & mask) >> shift
+        return instance._selected_page()
 
     def __set__(self, instance: RegisterBank, value: NoReturn) -> None:
         raise AttributeError("a page is selected by the field that PageSelect names")
@@ -890,6 +889,9 @@ class RegisterBank(RegisterFile):
         }
         cls._options = {**cls._options, **{name: value for name, value in given.items() if value is not None}}
         spec = _spec_of(cls)
+        if spec.size is None and not spec.registers:
+            cls._layout = None  # a base class for others
+            return
         cls._layout = layouts.build_layout(spec, IrqLine)
         assert spec.size is not None
         cls.size, cls._spec, cls._fingerprint = spec.size, spec, spec.fingerprint()
@@ -980,7 +982,7 @@ class RegisterBank(RegisterFile):
                     ["", f"{spec.name}.{field.name}", bits, field.access.name + effect, f"{field.reset:#x}", field.doc]
                 )
         for alias in cls._spec.aliases:
-            text = f"{alias.action} alias of {alias.declaration.name}"
+            text = f"{alias.action} alias of {alias.target.declaration.name}"
             rows.append([f"{alias.offset:#05x}", alias.name, "", "", "", text])
         for action, distance in cls._spec.bank_aliases.items():
             rows.append([f"+ {distance:#x}", "", "", "", "", f"{action} alias of all registers"])
@@ -1024,14 +1026,17 @@ def _spec_of(cls: type[RegisterBank]) -> layouts.BankSpec:
         serialize=bool(options["serialize"]),
         bank_aliases={action: operator.index(distance) for action, distance in aliases.items()},
     )
-    for name, declared in _declarations_of(cls).items():
+    for name, declared in _declarations_of(cls, spec.replaced).items():
         _add_declaration(cls, spec, name, declared)
     spec.hooks = _hooks_of(cls)
     return spec
 
 
-def _declarations_of(cls: type[RegisterBank]) -> dict[str, Any]:
-    """Return what is declared, by name, the bases' first; refuse names and methods that would break a bank."""
+def _declarations_of(cls: type[RegisterBank], replaced: dict[Any, Any]) -> dict[str, Any]:
+    """Return what is declared, by name, the bases' first; refuse names and methods that would break a bank.
+
+    `replaced` gets the registers that a subclass declares anew.
+    """
     declared: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base in RegisterBank.__mro__:
@@ -1045,6 +1050,13 @@ def _declarations_of(cls: type[RegisterBank]) -> dict[str, Any]:
             if isinstance(value, _DECLARATIONS):
                 if hasattr(RegisterBank, name):
                     raise LayoutError(f"{base.__name__}.{name}: every bank has an attribute of this name")
+                old = declared.get(name, value)
+                if isinstance(old, Register) != isinstance(value, Register) or isinstance(old, Array) != isinstance(
+                    value, Array
+                ):
+                    raise LayoutError(f"{base.__name__}.{name} is not what {name} is in a base class")
+                if old is not value and isinstance(value, (Register, Array)):
+                    replaced[_template(old)] = _template(value)
                 declared[name] = value
             elif name in declared:
                 raise LayoutError(f"{base.__name__}.{name} hides the declaration of {name} in a base class")
@@ -1054,7 +1066,7 @@ def _declarations_of(cls: type[RegisterBank]) -> dict[str, Any]:
 def _add_declaration(cls: type[RegisterBank], spec: layouts.BankSpec, name: str, declared: Any) -> None:
     if isinstance(declared, RegisterAlias):
         spec.aliases.append(
-            layouts.AliasSpec(name, declared.register._declared[0], declared.offset, declared.action, declared.read)
+            layouts.AliasSpec(name, _resolve(declared.register, name), declared.offset, declared.action, declared.read)
         )
     elif isinstance(declared, PageSelect):
         if spec.page_select is not None:
@@ -1070,13 +1082,18 @@ def _add_declaration(cls: type[RegisterBank], spec: layouts.BankSpec, name: str,
         if isinstance(declared, UnimplementedRange):
             register = declared._registers(spec.granule)
         else:
-            register = declared.each if isinstance(declared, Array) else declared
+            register = _template(declared)
         if register in spec.registers or register._declared[0] is not register:
             raise LayoutError(f"{cls.__name__}.{name} is the register {register.name} already")
         register.spec.name = _own_name(cls, register.spec.name, name)
         spec.registers[register] = register.spec
         if register.spec.access.is_unimplemented and not register.spec.fields:
             spec.tagged.add(register)
+
+
+def _template(declared: Register | Array[Any]) -> Register:
+    register: Register = declared.each if isinstance(declared, Array) else declared
+    return register
 
 
 def _own_name(cls: type[RegisterBank], known: str | None, name: str) -> str:

@@ -98,17 +98,6 @@ def add_to_masks(masks: list[int], bits: int, access: Access, on_read: str | Non
             masks[number] |= bits
 
 
-@dataclass
-class AliasSpec:
-    """A second place of a register, where a write sets, clears or toggles bits."""
-
-    name: str
-    declaration: Any
-    offset: int
-    action: str
-    readable: bool
-
-
 class Target(NamedTuple):
     """Bits of a declared register; `element` is None for all elements of an array, and for what is not in one."""
 
@@ -116,6 +105,18 @@ class Target(NamedTuple):
     element: int | None
     mask: int
     shift: int
+    field: str | None = None
+
+
+@dataclass
+class AliasSpec:
+    """A second place of a register, where a write sets, clears or toggles bits."""
+
+    name: str
+    target: Target
+    offset: int
+    action: str
+    readable: bool
 
 
 @dataclass
@@ -146,6 +147,7 @@ class BankSpec:
     gap: str
     serialize: bool
     registers: dict[Any, RegisterSpec] = field(default_factory=dict)  # by declaration
+    replaced: dict[Any, Any] = field(default_factory=dict)  # declarations of a base class, by those of a subclass
     tagged: set[Any] = field(default_factory=set)  # declarations of which each access is counted
     aliases: list[AliasSpec] = field(default_factory=list)
     bank_aliases: dict[str, int] = field(default_factory=dict)
@@ -206,8 +208,24 @@ class Builder:
     def error(self, text: str) -> LayoutError:
         return LayoutError(f"{self.bank.name}: {text}")
 
+    def current(self, target: Target, purpose: str) -> Target:
+        """Return the target in the declaration that a subclass has replaced its own with, if one has."""
+        declaration = target.declaration
+        while declaration in self.bank.replaced:
+            declaration = self.bank.replaced[declaration]
+        if declaration is target.declaration:
+            return target
+        spec: RegisterSpec = declaration.spec
+        if target.field is None:
+            return target._replace(declaration=declaration, mask=spec.bits)
+        field = spec.fields.get(target.field)
+        if field is None:
+            raise self.error(f"{purpose} names {spec.name}.{target.field}, which {spec.name} does not have any more")
+        return target._replace(declaration=declaration, mask=field.mask, shift=field.lsb)
+
     def numbers(self, target: Target, purpose: str) -> Iterable[tuple[int | None, int]]:
         """Return (element of an array if the target is all of one, number) of each register that a target means."""
+        target = self.current(target, purpose)
         spec = self.bank.registers.get(target.declaration)
         if spec is None:
             name = getattr(target.declaration, "name", None) or repr(target.declaration)
@@ -232,11 +250,10 @@ class Builder:
             own.append(Place(label, offset, spec.size, spec.page, spec.readable, spec.writable, rule, number))
         self.places = list(own)
         for alias in self.bank.aliases:
-            target = Target(alias.declaration, None, 0, 0)
-            for element, number in self.numbers(target, f"the alias {alias.name}"):
+            for element, number in self.numbers(alias.target, f"the alias {alias.name}"):
                 original = own[number]
                 label = alias.name if element is None else f"{alias.name}[{element}]"
-                stride = self.bank.registers[alias.declaration].stride
+                stride = self.bank.registers[self.declarations[number][0]].stride
                 self.places.append(
                     replace(
                         original,
@@ -273,8 +290,7 @@ class Builder:
     # ------------------------------------------------------------------------- ports and index
 
     def page_count(self) -> int:
-        select = self.bank.page_select
-        return 1 if select is None else (select.mask >> select.shift) + 1
+        return self.select[2] + 1
 
     def index(self) -> tuple[list[tuple[Any, Any]], list[bytes]]:
         """Return the ports, and by page the port of each granule."""
@@ -350,7 +366,7 @@ class Builder:
         for hook in self.bank.hooks:
             called = [
                 (element, number, target)
-                for target in hook.targets
+                for target in [self.current(target, hook.description) for target in hook.targets]
                 for element, number in self.numbers(target, hook.description)
             ]
             if len({element is None for element, _, _ in called}) > 1:
@@ -398,19 +414,19 @@ class Builder:
 
     def native_terms(self, purpose: str, term: Term) -> list[tuple[int, int, int, int, int]]:
         statuses = [number for _, number in self.numbers(term.status, purpose)]
-        if term.enable is None:
-            enable, enables = term.status, statuses
-        else:
-            enable = term.enable
+        status = self.current(term.status, purpose)
+        enable, enables = status, statuses
+        if term.enable is not None:
+            enable = self.current(term.enable, purpose)
             enables = [number for _, number in self.numbers(enable, purpose)]
         if len(enables) == 1:
             enables = enables * len(statuses)
         if len(statuses) != len(enables):
             raise self.error(f"{purpose} has {len(statuses)} status registers and {len(enables)} to enable them")
-        mask = (term.status.mask >> term.status.shift) & (enable.mask >> enable.shift)
+        mask = (status.mask >> status.shift) & (enable.mask >> enable.shift)
         return [
-            (status, term.status.shift, number, enable.shift, mask)
-            for status, number in zip(statuses, enables, strict=True)
+            (number, status.shift, enabling, enable.shift, mask)
+            for number, enabling in zip(statuses, enables, strict=True)
         ]
 
     def watched(self) -> tuple[set[int], set[int]]:
@@ -433,6 +449,7 @@ class Builder:
         if select is None:
             self.select = (0, 0, 0)
             return
+        select = self.current(select, "PageSelect")
         ((_, number),) = self.numbers(select, "PageSelect")
         mask = select.mask >> select.shift
         if mask.bit_length() > MOST_PAGE_BITS:

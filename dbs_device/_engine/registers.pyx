@@ -761,8 +761,8 @@ cdef int read_slowly(
     while done < size:
         position = offset + done
         port = read_port(bank, position)
-        if port == NULL:
-            if shape.gap_is_ram and position < shape.size:
+        if port == NULL or position < offset:  # beyond the last address there is nothing
+            if shape.gap_is_ram and offset <= position < shape.size:
                 data[done] = ram_load(bank._ram + position)
             else:
                 data[done] = shape.gap_byte
@@ -795,8 +795,8 @@ cdef int write_slowly(
     while done < size:
         position = offset + done
         port = write_port(bank, position)
-        if port == NULL:
-            if shape.gap_is_ram and position < shape.size:
+        if port == NULL or position < offset:
+            if shape.gap_is_ram and offset <= position < shape.size:
                 ram_store(bank._ram + position, data[done])
             done += 1
             continue
@@ -1034,6 +1034,10 @@ cdef class RegisterFile(NativeDevice):
             if declaration.name == name and (index or 0) == element:
                 return number
         raise KeyError(name)
+
+    def _selected_page(self):
+        cdef Shape *shape = shape_of(self)
+        return (word_load_ordered(self._values, shape.page_register) >> shape.page_shift) & shape.page_mask
 
     def _irq_line(self, size_t number):
         return (<list>self._irq_lines)[number]
