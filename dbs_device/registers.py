@@ -38,7 +38,6 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -668,10 +667,11 @@ def _hook(kind: str, targets: tuple[object, ...]) -> Callable[[_FunctionT], _Fun
         raise LayoutError("on_read is about whole registers")
 
     def decorate(function: _FunctionT) -> _FunctionT:
-        if not isinstance(function, FunctionType):
-            raise TypeError(f"on_{kind} decorates a method, not {function!r}")
         hooks = getattr(function, "_register_hooks", ())
-        function._register_hooks = (*hooks, (kind, resolved))  # type: ignore[attr-defined]
+        try:
+            function._register_hooks = (*hooks, (kind, resolved))  # type: ignore[attr-defined]
+        except AttributeError:
+            raise TypeError(f"on_{kind} decorates a method, not {function!r}") from None
         return function
 
     return decorate
@@ -890,7 +890,7 @@ class RegisterBank(RegisterFile):
         cls._options = {**cls._options, **{name: value for name, value in given.items() if value is not None}}
         spec = _spec_of(cls)
         if spec.size is None and not spec.registers:
-            cls._layout = None  # a base class for others
+            cls._layout = None  # type: ignore[assignment]  # a base class for others
             return
         cls._layout = layouts.build_layout(spec, IrqLine)
         assert spec.size is not None

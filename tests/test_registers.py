@@ -1199,12 +1199,9 @@ def test_reprs_decode_fields():
 # ----------------------------------------------------------------------------- what is refused
 
 
-def hook(self, *values):
-    pass
-
-
-def another_hook(self, *values):
-    pass
+def hook():
+    """Return a method that can be decorated."""
+    return lambda self, *values: None
 
 
 class Color(Enum):
@@ -1273,11 +1270,11 @@ class Color(Enum):
         (lambda: make(R=Register(0), irq=Interrupt(status=Usart.SR)), "the interrupt irq names SR, which is not"),
         (lambda: type("K", (Usart,), {"SR": None}), "K.SR hides the declaration of SR"),
         (
-            lambda: type("K", (Usart,), {"a": on_read(Usart.DR)(hook), "b": on_read(Usart.DR)(another_hook)}),
+            lambda: type("K", (Usart,), {"a": on_read(Usart.DR)(hook()), "b": on_read(Usart.DR)(hook())}),
             "DR has an on_read hook already",
         ),
         (
-            lambda: type("K", (Dma,), {"a": on_write(Dma.CH, Dma.ISR)(hook)}),
+            lambda: type("K", (Dma,), {"a": on_write(Dma.CH, Dma.ISR)(hook())}),
             "takes the index of an array's element for some",
         ),
     ],
