@@ -1028,8 +1028,21 @@ cdef class RegisterFile(NativeDevice):
                 ram_store(self._ram + place, memory[place])
         restore(self, values)
 
-    def _register_number(self, str name not None, int element=0):
-        """Return the number of a register, which the hooks of a compiled subclass are called with."""
+    def register_number(self, str name not None, int element=0):
+        """Return the number that `c_hook_read` and `c_hook_write` of a compiled subclass know a register by.
+
+        Parameters
+        ----------
+        name : str
+            The register's name; `KeyError` if there is none.
+        element : int, optional
+            Index in an array.
+
+        Returns
+        -------
+        int
+            The same for all banks of a class.
+        """
         for number, (declaration, index) in enumerate((<Layout>self._layout).declarations):
             if declaration.name == name and (index or 0) == element:
                 return number
