@@ -955,14 +955,14 @@ class RegisterBank(RegisterFile):
     @classmethod
     def table(cls) -> str:
         """Return the registers and fields as a table in Markdown, one row each."""
-        rows = [" | ".join(row) for row in cls._rows()]
-        return "\n".join(
-            [f"| {' | '.join(TABLE_HEAD)} |", "|---" * len(TABLE_HEAD) + "|", *(f"| {row} |" for row in rows)]
-        )
+        rows = cls.table_rows()
+        head, *lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])
 
     @classmethod
-    def _rows(cls) -> list[list[str]]:
-        rows = []
+    def table_rows(cls) -> list[list[str]]:
+        """Return the cells of that table, its head first."""
+        rows = [["Offset", "Name", "Bits", "Access", "Reset", "Description"]]
         for spec in sorted(cls._spec.registers.values(), key=lambda spec: (spec.offset, spec.page or 0)):
             access = spec.access.name
             if not (spec.readable and spec.writable):
@@ -986,7 +986,7 @@ class RegisterBank(RegisterFile):
             rows.append([f"{alias.offset:#05x}", alias.name, "", "", "", text])
         for action, distance in cls._spec.bank_aliases.items():
             rows.append([f"+ {distance:#x}", "", "", "", "", f"{action} alias of all registers"])
-        return [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        return rows
 
     def __repr__(self) -> str:
         values, _ = self._register_values()
@@ -1000,9 +1000,6 @@ class RegisterBank(RegisterFile):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} is not copied or pickled: use save_state and load_state")
-
-
-TABLE_HEAD = ("Offset", "Name", "Bits", "Access", "Reset", "Description")
 
 
 def _spec_of(cls: type[RegisterBank]) -> layouts.BankSpec:
