@@ -32,6 +32,9 @@ Needs systemrdl-compiler: pip install 'dbs-device[rdl]'
 """
 
 
+_MOST_WARNINGS = 5
+
+
 class CommandError(Exception):
     """What a command cannot do, in one line."""
 
@@ -128,8 +131,10 @@ def _generate(
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{options.file}: {error.strerror}") from error
-    for warning in warnings:
+    for warning in warnings[:_MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)
+    if len(warnings) > _MOST_WARNINGS:
+        print(f"warning: {len(warnings) - _MOST_WARNINGS} more like these", file=sys.stderr)
     name = options.file.name
     text = print_module(bank, name, f"python -m dbs_device generate {kind} {name}{chosen}")
     if options.output is None:

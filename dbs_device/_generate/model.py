@@ -212,7 +212,7 @@ def _words(register: Register) -> Iterator[Register]:
         fields = [piece for each in register.fields for piece in _piece(each, lsb, width)]
         word = replace(
             register,
-            parts=[*register.parts, f"_W{number}"],
+            parts=[*register.parts, f"_{number}"],
             offset=register.offset + lsb // 8,
             width=width,
             reset=register.reset >> lsb & (1 << width) - 1,

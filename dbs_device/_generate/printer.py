@@ -16,7 +16,7 @@ __all__ = ["print_module"]
 _WIDTH = 120
 _PUBLIC = {*declarations.__all__, *keyword.kwlist}
 _RESERVED = {
-    "register": {*dir(declarations.RegisterBank), *_PUBLIC},
+    "register": {*dir(declarations.RegisterBank), *_PUBLIC, "page"},
     "field": {*dir(declarations.Register), *_PUBLIC},
     "value": {*dir(int), "name", "value", "mro", *keyword.kwlist},
     "class": {"IntEnum", *_PUBLIC},
@@ -40,7 +40,8 @@ class Names:
             name += "_"
         unique, number = name, 2
         while unique in self.taken:
-            unique, number = f"{name.rstrip('_')}_{number}", number + 1
+            separator = "" if self.kind == "class" else "_"
+            unique, number = f"{name.rstrip('_')}{separator}{number}", number + 1
         self.taken.add(unique)
         return unique
 
@@ -54,6 +55,14 @@ def _class_name(*parts: str) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _hex(number: int, digits: int = 1) -> str:
+    return f"0x{number:0{digits}X}"
+
+
+def _decimal(number: int) -> str:
+    return str(number) if number < 10 else _hex(number)
 
 
 def _string(text: str) -> str:
@@ -119,7 +128,7 @@ class Printer:
         self.doc_of_class: dict[str, str] = {}
         self.classes: list[list[str]] = []
         self.enumerations: dict[str, str] = {}  # names by content
-        names = Names("register", ["page"])
+        names = Names("register")
         self.member_names = names
         for register in bank.registers:
             self.register_names[id(register)] = names.add(register.name)
@@ -137,11 +146,13 @@ class Printer:
         return name
 
     def offset(self, offset: int) -> str:
-        return f"{offset:#0{2 + self.digits}x}"
+        return _hex(offset, self.digits)
 
     # ------------------------------------------------------------------------- enumerations
 
-    def enumeration(self, each: Enumeration, register: Register, name: str) -> tuple[str, dict[int, str]]:
+    def enumeration(
+        self, each: Enumeration, register: Register, name: str, purpose: str = ""
+    ) -> tuple[str, dict[int, str]]:
         """Return the name of the class, and the names of its members by value; print the class once."""
         names = Names("value")
         members = [(names.add(member.name), member) for member in each.members]
@@ -151,7 +162,7 @@ class Printer:
             body += _comment(note, "    ")
         for identifier, member in members:
             by_value.setdefault(member.value, identifier)
-            line = f"    {identifier} = {member.value:#x}" if member.value > 9 else f"    {identifier} = {member.value}"
+            line = f"    {identifier} = {_decimal(member.value)}"
             doc = _line(member.doc)
             if member.name != identifier:
                 doc = f"{member.name}: {doc}" if doc else f"{member.name} in the file"
@@ -162,10 +173,10 @@ class Printer:
             body.append(line)
         content = "\n".join([each.name, *body])
         if content not in self.enumerations:
-            wanted = _class_name(each.name) if each.name else _class_name(register.name, name)
+            wanted = _class_name(each.name) if each.name else _class_name(register.name, name, purpose)
             class_name = self.class_names.add(wanted)
             self.enumerations[content] = class_name
-            doc = f"Values of {register.name}.{name}."
+            doc = f"Values of {register.name}.{name}{', ' + purpose if purpose else ''}."
             self.classes.append([f"class {class_name}(IntEnum):", *_docstring(doc, "    "), "", *body])
         return self.enumerations[content], by_value
 
@@ -174,7 +185,7 @@ class Printer:
     def field(self, each: Field, register: Register, identifier: str) -> list[str]:
         arguments = [str(each.lsb)]
         notes = list(each.notes)
-        reset = f"{each.reset:#x}" if each.reset > 9 else str(each.reset)
+        reset = _decimal(each.reset)
         if each.enum is not None:
             kind = "EnumField"
             class_name, members = self.enumeration(each.enum, register, each.name)
@@ -187,7 +198,7 @@ class Printer:
             kind = "Bits"
             arguments.append(str(each.width))
         if each.written_enum is not None:
-            written, _ = self.enumeration(each.written_enum, register, f"{each.name} written")
+            written, _ = self.enumeration(each.written_enum, register, each.name, "written")
             notes.append(f"{written} has the values that are written")
         if each.access != "RW":
             arguments.append(self.use(each.access))
@@ -246,7 +257,7 @@ class Printer:
                 arguments.append(f"access_sizes={register.access_sizes}")
         unnamed = register.reset & ~sum(each.mask for each in register.fields)
         if unnamed:
-            arguments.append(f"reset={unnamed:#x}")
+            arguments.append(f"reset={_hex(unnamed)}")
         if register.page is not None:
             arguments.append(f"page={register.page}")
         if not register.readable:
@@ -265,7 +276,7 @@ class Printer:
         ((count, stride),) = register.dims
         array = [f"{class_name}({', '.join(arguments)})", str(count)]
         if stride != register.size:
-            array.append(f"{stride:#x}")
+            array.append(_hex(stride))
         return lines + _call("    ", f"{name} = {self.use('Array')}", array)
 
     # ------------------------------------------------------------------------- what refers to registers
@@ -304,7 +315,7 @@ class Printer:
         for memory, name in zip(bank.memories, self.memory_names, strict=True):
             place = f"{memory.size:#x} bytes at {memory.offset:#x}"
             if memory.is_declared:
-                arguments = [self.offset(memory.offset), f"{memory.size:#x}"]
+                arguments = [self.offset(memory.offset), _hex(memory.size)]
                 if memory.doc:
                     arguments.append(f"doc={_string(memory.doc)}")
                 lines = _comment("TODO: memory; it keeps what is written, and its use is logged", "    ")
@@ -351,7 +362,7 @@ class Printer:
     def module(self, source: str, command: str) -> str:
         bank = self.bank
         body = self.body()
-        keywords = [self.use("RegisterBank"), f"size={bank.size:#x}"]
+        keywords = [self.use("RegisterBank"), f"size={_hex(bank.size)}"]
         if bank.granule != 4:
             keywords.append(f"granule={bank.granule}")
         if bank.byteorder != "little":

@@ -40,8 +40,8 @@ _BEHAVIOUR = {
     "singlepulse": "clear the field in an on_write hook",
     "swmod": "write an on_write hook",
     "swacc": "write an on_read and an on_write hook",
-    "swwe": "undo writes in an on_write hook while it is 0",
-    "swwel": "undo writes in an on_write hook while it is 1",
+    "swwe": "undo writes in an on_write hook while they are disabled",
+    "swwel": "undo writes in an on_write hook while they are disabled",
     "hwclr": "clear the field from the device",
     "hwset": "set the field from the device",
     "haltenable": "halt is not declared",
@@ -193,11 +193,7 @@ class _Reader:
             smallest = node.get_property("accesswidth") // 8
             register.access_sizes = tuple(size for size in (1, 2, 4, 8) if smallest <= size <= width // 8)
         undefined: list[str] = []
-        invisible: list[str] = []
         for each in node.fields():
-            if each.get_property("sw") is AccessType.na:
-                invisible.append(f"{each.inst_name} ({each.high}:{each.low})")
-                continue
             field = self.field(each)
             reset = each.get_property("reset")
             if isinstance(reset, int):
@@ -209,8 +205,6 @@ class _Reader:
             register.fields.append(field)
         if undefined:
             register.notes.append(f"TODO: no reset value: {', '.join(undefined)}")
-        if invisible:
-            register.notes.append(f"sw=na, software does not see it: {', '.join(invisible)}")
         if node.external:
             register.notes.append("external: implemented elsewhere in the file's design")
         if register.fields and not node.has_sw_writable:
@@ -237,7 +231,7 @@ class _Reader:
             field.on_read = _READS[action]
         elif node.is_sw_readable and action is not None:
             field.notes.append(f"TODO: onread={action.name}: write an on_read hook")
-        if node.is_msb0_order and node.width > 1:
+        if node.parent.is_msb0_order and node.width > 1:
             field.notes.append(f"msb0: the first bit in the file, {node.low}, is the most significant")
         self.behaviour(field, node)
         encode = node.get_property("encode")
@@ -282,7 +276,7 @@ class _Reader:
 
     def line(self, bank: Bank, node: RegNode, register: Register) -> None:
         """Add the interrupt line of a register that has intr fields."""
-        fields = [each for each in node.fields() if each.get_property("intr") and each.get_property("sw") != AccessType.na]
+        fields = [each for each in node.fields() if each.get_property("intr")]
         if not fields:
             return
         name = f"irq_{register.name.lower()}"
@@ -325,7 +319,7 @@ def _alias_action(alias: Register, primary: Register) -> str | None:
 
 def _in_order(node: FieldNode, value: int) -> int:
     """Return a value as it is in the register: in msb0 order, the lowest bit is the most significant one."""
-    return int(f"{value:0{node.width}b}"[::-1], 2) if node.is_msb0_order else value
+    return int(f"{value:0{node.width}b}"[::-1], 2) if node.parent.is_msb0_order else value
 
 
 def _dims(node: AddressableNode) -> list[tuple[int, int]]:

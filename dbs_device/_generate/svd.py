@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmsis_svd.parser import SVDParser, SVDParserValidationError
+from cmsis_svd.parser import SVDParser
 from lxml import etree
 
 from .model import Bank, Enumeration, Field, GenerateError, Member, Memory, Register
@@ -83,10 +83,8 @@ def read_svd(path: Path, peripheral: str | None) -> tuple[Bank, list[str]]:
 
 
 def _violations(path: Path, tree: Any) -> list[str]:
-    try:
-        is_valid, text = SVDParser.validate_xml_tree(tree)
-    except SVDParserValidationError as error:
-        return [f"{path}: {error}"]
+    # By the newest schema: the version that most files state, 1.3, is not one that cmsis-svd has.
+    is_valid, text = SVDParser.validate_xml_tree(tree, schema_version_detection=False)
     if is_valid:
         return []
     # "...: <string>:LINE:COLUMN:ERROR:SCHEMASV:NAME: text"
@@ -224,7 +222,7 @@ class _Reader:
 
     def find(self, element: Any, target: str) -> Any:
         """Return what a derivedFrom names: the nearest element of its kind whose path ends so."""
-        wanted = target.split(".")
+        wanted = _plain(target).split(".")
         for scope in element.iterancestors():
             for candidate in scope.iter(element.tag):
                 if candidate is not element and _path(candidate)[-len(wanted) :] == wanted:
@@ -335,10 +333,10 @@ class _Reader:
                 register.notes.append(f"{tag}: {node.text(tag)}")
         if "resetValue" in own:
             register.reset = self.integer(own["resetValue"]) & everything
-            mask = self.integer(own["resetMask"]) if "resetMask" in own else everything
-            register.reset &= mask
-            if mask & everything != everything:
-                register.notes.append(f"TODO: the reset value of the bits {everything & ~mask:#x} is not defined")
+            undefined = everything & ~self.reset_mask(node, own, everything)
+            register.reset &= ~undefined
+            if undefined:
+                register.notes.append(f"TODO: the reset value of the bits {undefined:#x} is not defined")
         else:
             register.notes.append("TODO: no reset value")
         if node.child("dimArrayIndex") is not None:
@@ -361,6 +359,15 @@ class _Reader:
         elif all(each.access == "RO" for each in accesses):
             register.only = "read"
         return register
+
+    def reset_mask(self, node: _Node, own: dict[str, Any], everything: int) -> int:
+        if "resetMask" not in own:
+            return everything
+        mask = self.integer(own["resetMask"])
+        # What is inherited is for registers of the usual width: for a wider one, all ones are still all bits.
+        if node.child("resetMask") is None and mask in (0xFF, 0xFFFF, 0xFFFFFFFF):
+            return everything
+        return mask
 
     def fields(self, node: _Node, register: _Node, inherited: dict[str, Any]) -> Iterator[Field]:
         """Yield a field, or those of an array or list of fields."""
@@ -480,10 +487,15 @@ class _Reader:
         return numbers
 
 
+def _plain(name: str) -> str:
+    """Return a name without the placeholders of arrays and lists."""
+    return name.replace("[%s]", "").replace("%s", "")
+
+
 def _path(element: Any) -> list[str]:
-    """Return the names of an element and those around it, without the placeholders of arrays."""
+    """Return the names of an element and those around it."""
     names = [
-        str(each.findtext("name", "")).strip().replace("[%s]", "").replace("%s", "")
+        _plain(str(each.findtext("name", "")).strip())
         for each in (element, *element.iterancestors())
         if each.tag in _NAMED
     ]
