@@ -34,6 +34,7 @@ False
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -201,6 +202,15 @@ class Bits(FieldBase):
     ) -> None:
         super().__init__(lsb, width, _checked_access(access), reset, on_read, doc)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+        @overload
+        def __get__(self, instance: RegisterBase, owner: type | None = None, /) -> int: ...
+        def __get__(self, instance: RegisterBase | None, owner: type | None = None, /) -> Self | int: ...
+        def __set__(self, instance: RegisterBase, value: int, /) -> None: ...
+
 
 class Flag(FlagBase):
     """A field of one bit, which is a bool.
@@ -229,6 +239,15 @@ class Flag(FlagBase):
         doc: str = "",
     ) -> None:
         super().__init__(bit, 1, _checked_access(access), bool(reset), on_read, doc)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+        @overload
+        def __get__(self, instance: RegisterBase, owner: type | None = None, /) -> bool: ...
+        def __get__(self, instance: RegisterBase | None, owner: type | None = None, /) -> Self | bool: ...
+        def __set__(self, instance: RegisterBase, value: bool, /) -> None: ...
 
 
 _EnumT = TypeVar("_EnumT", bound=Enum)
@@ -274,11 +293,11 @@ class EnumField(EnumBase, Generic[_EnumT]):
     if TYPE_CHECKING:
 
         @overload
-        def __get__(self, instance: None, owner: type) -> Self: ...
+        def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
         @overload
-        def __get__(self, instance: RegisterBase, owner: type) -> _EnumT | int: ...
-        def __get__(self, instance: RegisterBase | None, owner: type) -> Self | _EnumT | int: ...
-        def __set__(self, instance: RegisterBase, value: _EnumT | int) -> None: ...
+        def __get__(self, instance: RegisterBase, owner: type | None = None, /) -> _EnumT | int: ...
+        def __get__(self, instance: RegisterBase | None, owner: type | None = None, /) -> Self | _EnumT | int: ...
+        def __set__(self, instance: RegisterBase, value: _EnumT | int, /) -> None: ...
 
 
 Field: TypeAlias = FieldBase
@@ -459,7 +478,7 @@ def _fields_of(cls: type[Register]) -> dict[str, FieldBase]:
                 fields.pop(name, None)
     ordered = dict(sorted(fields.items(), key=lambda item: item[1].lsb))
     names = list(ordered)
-    for lower, upper in zip(names, names[1:], strict=False):
+    for lower, upper in itertools.pairwise(names):
         if ordered[upper].lsb < ordered[lower].lsb + ordered[lower].width:
             raise LayoutError(
                 f"{cls.__name__}: the field {upper} (mask {ordered[upper].mask:#x}) overlaps {lower} "
@@ -521,7 +540,7 @@ class Array(Generic[_RegisterT]):
         count, stride = operator.index(count), operator.index(made.spec.size if stride is None else stride)
         if count < 1 or stride < made.spec.size:
             raise LayoutError(
-                f"an array has at least 1 element and a stride of at least {made.spec.size}, not {count} and {stride:#x}"
+                f"an array has at least 1 element and a stride of at least {made.spec.size}, not {count} and {stride}"
             )
         made.spec.count, made.spec.stride = count, stride
         self.each: _RegisterT = made
@@ -626,9 +645,9 @@ def _resolve(target: object, purpose: str) -> layouts.Target:
     """Return what is meant by a register, an array, an element of one, or a field of any of these."""
     if isinstance(target, Array):
         target = target.each
-    field = None
+    field: FieldBase | None = None
     if isinstance(target, FieldTarget):
-        target, field = target.register, target.field
+        field, target = target.field, target.register
     if not isinstance(target, Register) or target._is_bound:
         raise LayoutError(f"{purpose} takes registers and fields as they are declared, not {target!r}")
     declaration, element = target._declared
@@ -736,7 +755,7 @@ class PageSelect:
     def __init__(self, field: Target) -> None:
         if not isinstance(field, FieldTarget):
             raise LayoutError(f"PageSelect takes a field of a declared register, not {field!r}")
-        self._target = _resolve(field, "PageSelect")
+        self._target: layouts.Target = _resolve(field, "PageSelect")
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -746,7 +765,8 @@ class PageSelect:
         if instance is None:
             return self
         declaration, element, mask, shift = self._target
-        return (declaration._of_bank(instance, element).value & mask) >> shift
+        value: int = declaration._of_bank(instance, element).value
+        return (value & mask) >> shift
 
     def __set__(self, instance: RegisterBank, value: NoReturn) -> None:
         raise AttributeError("a page is selected by the field that PageSelect names")
@@ -787,7 +807,7 @@ class Interrupt:
     def __get__(self, instance: RegisterBank | None, owner: type) -> Self | IrqLine:
         if instance is None:
             return self
-        line: IrqLine = instance._irq_line(instance._line_names.index(self._name))
+        line: IrqLine = instance._irq_line(instance._line_names.index(str(self._name)))
         return line
 
     def __set__(self, instance: RegisterBank, value: NoReturn) -> None:
@@ -832,6 +852,8 @@ class RegisterBank(RegisterFile):
     size : int
         Bytes.
     """
+
+    __slots__ = ()
 
     size: ClassVar[int]
     _options: ClassVar[dict[str, Any]] = {

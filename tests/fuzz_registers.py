@@ -268,7 +268,7 @@ def fuzz(library: ctypes.CDLL, seed: int, accesses: int, banks: int) -> list[str
         if done != accesses:
             offset, size, got, expected = report
             differences.append(
-                f"seed {seed}, bank {number}, access {done}: {size} bytes at {offset:#x} are {got:#x}, not {expected:#x}"
+                f"seed {seed}, bank {number}, access {done}: {size} bytes at {offset:#x}: {got:#x}, not {expected:#x}"
             )
         elif list(bank.save_state()["registers"].values()) != model.register_values():
             differences.append(f"seed {seed}, bank {number}: the registers differ at the end")

@@ -157,11 +157,13 @@ class BankSpec:
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that differ where the state of another layout would not fit."""
-        facts = [self.size, self.byteorder, self.gap]
+        facts: list[object] = [self.size, self.byteorder, self.gap]
         for spec in self.registers.values():
             facts.append(
-                (spec.name, spec.offset, spec.size, spec.page, spec.stride, spec.count, spec.rule())
-                + tuple((each.name, each.lsb, each.width) for each in spec.fields.values())
+                (
+                    *(spec.name, spec.offset, spec.size, spec.page, spec.stride, spec.count, spec.rule()),
+                    *((each.name, each.lsb, each.width) for each in spec.fields.values()),
+                )
             )
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
@@ -282,7 +284,7 @@ class Builder:
         length = 1 << (granules - 1).bit_length()
         if length > LARGEST_INDEX:
             raise self.error(
-                f"registers lie up to {end - 1:#x}, of which an index of {granule} byte granules is too long"
+                f"registers up to {end - 1:#x} take more than {LARGEST_INDEX:#x} granules of {granule} bytes"
             )
         watched_reads, watched_writes = self.watched()
         numbers: dict[tuple[int | None, int | None], int] = {(None, None): 0}

@@ -7,7 +7,7 @@ cdef class RegisterFile(NativeDevice):
     # Private: the layout of the class, and the state of this bank. The first four are all that a fast access touches.
     cdef void *_index
     cdef uint64_t _index_mask
-    cdef uint32_t _granule_shift
+    cdef uint64_t _index_scale
     cdef void *_values
     cdef void *_counts
     cdef void *_lines

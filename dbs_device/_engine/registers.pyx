@@ -186,7 +186,7 @@ cdef struct Shape:
     Tag *tags
     Term *terms
     Line *lines
-    uint32_t granule_shift
+    uint32_t granule  # 1, 2, 4 or 8
     uint32_t register_count
     uint32_t counter_count
     uint32_t line_count
@@ -293,7 +293,7 @@ cdef class Layout:
         self.serialize = serialize
         cdef Shape *shape = &self.shape
         shape.size = size
-        shape.granule_shift = granule.bit_length() - 1
+        shape.granule = granule
         shape.big_endian = big_endian
         shape.gap_raises = shape.may_refuse = gap == "raise"
         shape.gap_is_ram = gap == "ram"
@@ -352,23 +352,22 @@ cdef class Layout:
             read.fast = read.offset = write.fast = write.offset = NEVER
             given_read, given_write = ports[number]
             if given_read is not None:
-                (
-                    read.offset, read.size, read.register, read.sizes, whole, watched, read.mask, read.clears, read.sets
-                ) = given_read
+                read.offset, read.size, read.register, read.sizes, whole, watched, *masks = given_read
+                read.mask, read.clears, read.sets = masks
                 read.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
                 if read.size == 4 and not read.flags & WATCHED and is_little_host() != shape.big_endian:
                     read.fast = read.offset
                 shape.may_refuse |= read.sizes != 0
             if given_write is not None:
-                (
-                    write.offset, write.size, write.register, write.sizes, whole, watched, write.a, b, write.c, d
-                ) = given_write
+                write.offset, write.size, write.register, write.sizes, whole, watched, *masks = given_write
+                write.a, b, write.c, d = masks
                 write.flags = (WHOLE_LANES if whole else 0) | (WATCHED if watched else 0)
                 if not write.a | write.c and b == d == shape.registers[write.register].bits:
                     write.flags |= PLAIN
                 write.a_xor_b = write.a ^ b
                 write.c_xor_d = write.c ^ d
-                if write.size == 4 and write.flags & PLAIN and not write.flags & WATCHED and is_little_host() != shape.big_endian:
+                is_fast = write.flags & PLAIN and not write.flags & WATCHED
+                if write.size == 4 and is_fast and is_little_host() != shape.big_endian:
                     write.fast = write.offset
                 shape.may_refuse |= write.sizes != 0
         return 0
@@ -422,8 +421,8 @@ cdef inline Shape *shape_of(RegisterFile bank) noexcept nogil:
 
 cdef inline Port *port_at(RegisterFile bank, uint64_t offset) noexcept nogil:
     """Return the port of the granule; an offset beyond the index gets another one, whose own offset does not fit."""
-    cdef Port **index = <Port **>page_load(&bank._index)
-    return index[(offset >> bank._granule_shift) & bank._index_mask]
+    cdef uint8_t *index = <uint8_t *>page_load(&bank._index)
+    return (<Port **>(index + ((offset * bank._index_scale) & bank._index_mask)))[0]
 
 
 cdef inline uint64_t written(const WritePort *port, uint64_t old, uint64_t value) noexcept nogil:
@@ -724,11 +723,13 @@ cdef int check_access(RegisterFile bank, uint64_t offset, size_t size, bint is_w
         if is_write:
             write = write_port(bank, offset + done)
             if write != NULL:
-                first, port_size, register, sizes = offset + done - write.offset, write.size, write.register, write.sizes
+                first, port_size = offset + done - write.offset, write.size
+                register, sizes = write.register, write.sizes
         else:
             read = read_port(bank, offset + done)
             if read != NULL:
-                first, port_size, register, sizes = offset + done - read.offset, read.size, read.register, read.sizes
+                first, port_size = offset + done - read.offset, read.size
+                register, sizes = read.register, read.sizes
         if port_size == 0:
             if shape.gap_raises:
                 raise_gap(bank, offset + done, size - done, is_write)
@@ -741,7 +742,9 @@ cdef int check_access(RegisterFile bank, uint64_t offset, size_t size, bint is_w
     return 0
 
 
-cdef int read_slowly(RegisterFile bank, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:
+cdef int read_slowly(
+    RegisterFile bank, uint64_t base, uint64_t offset, uint8_t *data, size_t size
+) except -1 nogil:
     """Serve any read, register by register."""
     cdef Shape *shape = shape_of(bank)
     cdef const ReadPort *port
@@ -750,6 +753,11 @@ cdef int read_slowly(RegisterFile bank, uint64_t offset, uint8_t *data, size_t s
     cdef uint32_t shift
     if shape.may_refuse:
         check_access(bank, offset, size, False)
+    port = &port_at(bank, offset).read
+    if port.offset == offset and port.size == size:
+        read_register(bank, port, bits_of(size), &value)
+        put_bytes(value, data, size, shape.big_endian)
+        return 0
     while done < size:
         position = offset + done
         port = read_port(bank, position)
@@ -769,7 +777,9 @@ cdef int read_slowly(RegisterFile bank, uint64_t offset, uint8_t *data, size_t s
     return 0
 
 
-cdef int write_slowly(RegisterFile bank, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
+cdef int write_slowly(
+    RegisterFile bank, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
+) except -1 nogil:
     """Serve any write, register by register."""
     cdef Shape *shape = shape_of(bank)
     cdef const WritePort *port
@@ -778,6 +788,10 @@ cdef int write_slowly(RegisterFile bank, uint64_t offset, const uint8_t *data, s
     cdef uint32_t shift
     if shape.may_refuse:
         check_access(bank, offset, size, True)
+    port = &port_at(bank, offset).write
+    if port.offset == offset and port.size == size:
+        write_register(bank, port, bits_of(size), dbs_integer_of_bytes(data, size, shape.big_endian))
+        return 0
     while done < size:
         position = offset + done
         port = write_port(bank, position)
@@ -796,47 +810,47 @@ cdef int write_slowly(RegisterFile bank, uint64_t offset, const uint8_t *data, s
     return 0
 
 
-cdef int read_exactly(
-    RegisterFile bank, const ReadPort *port, uint64_t offset, uint8_t *data, size_t size
-) except -1 nogil:
-    """Serve a read of one register whole, which nothing watches, or hand it on."""
-    if port.offset != offset or port.size != size or port.flags & WATCHED:
-        return read_slowly(bank, offset, data, size)
-    put_bytes(word_load(bank._values, port.register) & port.mask, data, size, shape_of(bank).big_endian)
-    return 0
+# Called through pointers, as if they raised nothing, since the -1 is handed on: else the compiler makes one function of
+# the fast path and all that is slow, whose frame every access would pay for. (The base is passed on to leave the
+# arguments where they are.)
+cdef int (*serve_read)(RegisterFile, uint64_t base, uint64_t, uint8_t *, size_t) noexcept nogil
+serve_read = <int (*)(RegisterFile, uint64_t, uint64_t, uint8_t *, size_t) noexcept nogil>read_slowly
+cdef int (*serve_write)(RegisterFile, uint64_t base, uint64_t, const uint8_t *, size_t) noexcept nogil
+serve_write = <int (*)(RegisterFile, uint64_t, uint64_t, const uint8_t *, size_t) noexcept nogil>write_slowly
 
 
-cdef int write_exactly(
-    RegisterFile bank, const WritePort *port, uint64_t offset, const uint8_t *data, size_t size
-) except -1 nogil:
-    """Serve a write of one register whole, which nothing watches, or hand it on."""
-    cdef uint64_t old, value
-    if port.offset != offset or port.size != size or port.flags & WATCHED:
-        return write_slowly(bank, offset, data, size)
-    value = dbs_integer_of_bytes(data, size, shape_of(bank).big_endian)
-    if port.flags & PLAIN:
-        word_store(bank._values, port.register, value)
-        return 0
-    old = word_load(bank._values, port.register)
-    while not word_replace(bank._values, port.register, &old, written(port, old, value)):
-        pass
-    return 0
-
-
-cdef inline int read_at(RegisterFile bank, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:
+cdef inline int read_at(
+    RegisterFile bank, uint64_t base, uint64_t offset, uint8_t *data, size_t size
+) noexcept nogil:
     cdef const ReadPort *port = &port_at(bank, offset).read
     if size == 4 and port.fast == offset:
         four_bytes_store(data, <uint32_t>(word_load(bank._values, port.register) & port.mask))
         return 0
-    return read_exactly(bank, port, offset, data, size)
+    # One register whole, which nothing watches.
+    if port.offset == offset and port.size == size and not port.flags & WATCHED:
+        put_bytes(word_load(bank._values, port.register) & port.mask, data, size, shape_of(bank).big_endian)
+        return 0
+    return serve_read(bank, base, offset, data, size)
 
 
-cdef inline int write_at(RegisterFile bank, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
+cdef inline int write_at(
+    RegisterFile bank, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
+) noexcept nogil:
     cdef const WritePort *port = &port_at(bank, offset).write
+    cdef uint64_t old, value
     if size == 4 and port.fast == offset:
         word_store(bank._values, port.register, four_bytes_load(data))
         return 0
-    return write_exactly(bank, port, offset, data, size)
+    if port.offset == offset and port.size == size and not port.flags & WATCHED:
+        value = dbs_integer_of_bytes(data, size, shape_of(bank).big_endian)
+        if port.flags & PLAIN:
+            word_store(bank._values, port.register, value)
+            return 0
+        old = word_load(bank._values, port.register)
+        while not word_replace(bank._values, port.register, &old, written(port, old, value)):
+            pass
+        return 0
+    return serve_write(bank, base, offset, data, size)
 
 
 # ----------------------------------------------------------------------------- a bank
@@ -857,6 +871,7 @@ cdef list reset_values(RegisterFile bank):
     return [shape.registers[number].reset for number in range(shape.register_count)]
 
 
+@cython.no_gc_clear
 cdef class RegisterFile(NativeDevice):
     """The native part of a `RegisterBank`: values, accesses, interrupt lines.
 
@@ -875,8 +890,10 @@ cdef class RegisterFile(NativeDevice):
         self._lines = allocated(shape.line_count, sizeof(LineState))
         if shape.gap_is_ram:
             self._ram = <uint8_t *>allocated(shape.size, 1)
-        self._granule_shift = shape.granule_shift
-        self._index_mask = shape.index_length - 1
+        # An offset times the scale is that of a granule's pointer, but for the bits that the mask takes away. (A shift
+        # would need the register that the fourth argument is in.)
+        self._index_scale = sizeof(Port *) // shape.granule
+        self._index_mask = (shape.index_length - 1) * sizeof(Port *)
         self._irq_lines = [layout.line_type() for _ in range(shape.line_count)]
         self._lock = threading.RLock() if layout.serialize else None
         restore(self, reset_values(self))
@@ -888,16 +905,16 @@ cdef class RegisterFile(NativeDevice):
         free(self._ram)
 
     cdef int c_read(self, uint64_t base, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:
-        return read_at(self, offset, data, size)
+        return read_at(self, base, offset, data, size)
 
     cdef int c_write(self, uint64_t base, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
-        return write_at(self, offset, data, size)
+        return write_at(self, base, offset, data, size)
 
     cdef int c_pio_read(self, uint64_t base, uint64_t offset, uint8_t *data, size_t size) except -1 nogil:
-        return read_at(self, offset, data, size)
+        return read_at(self, base, offset, data, size)
 
     cdef int c_pio_write(self, uint64_t base, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
-        return write_at(self, offset, data, size)
+        return write_at(self, base, offset, data, size)
 
     cdef int c_hook_read(self, uint32_t register, uint64_t *value) except -1 nogil:
         """Called after a read of a register that `NativeHooks` names; `value` may be replaced."""
@@ -1022,7 +1039,7 @@ cdef class RegisterFile(NativeDevice):
         return (<list>self._irq_lines)[number]
 
 
-# ----------------------------------------------------------------------------- registers and fields, as Python sees them
+# ----------------------------------------------------------------------------- registers and fields in Python
 
 
 cdef uint64_t check_value(object value, uint64_t bits, object bank, uint32_t number) except? 0xDEAD:
