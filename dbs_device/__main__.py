@@ -118,9 +118,7 @@ def _missing_extra(extra: str, error: ImportError) -> CommandError:
     return CommandError(f"generate {extra} needs the module {error.name}: pip install 'dbs-device[{extra}]'")
 
 
-def _generate(
-    options: argparse.Namespace, kind: str, chosen: str, read: Callable[[], tuple[Bank, list[str]]]
-) -> None:
+def _generate(options: argparse.Namespace, kind: str, chosen: str, read: Callable[[], tuple[Bank, list[str]]]) -> None:
     from ._generate.model import GenerateError, arrange
     from ._generate.printer import print_module
 

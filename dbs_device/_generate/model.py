@@ -68,7 +68,7 @@ class Register:
     """A register, or an array of registers.
 
     `parts` is the name; None stands for an index, one for each dimension. `dims` has the count and the stride of each
-    dimension, the outermost first. `reset` is that of the whole register, and `access` that of the bits without a field.
+    dimension, the outermost first. `reset` is that of the whole register, `access` that of the bits without a field.
     """
 
     parts: list[str | None]
@@ -102,9 +102,7 @@ class Register:
     def offsets(self) -> Iterator[int]:
         """Yield the offset of each element."""
         for indices in product(*(range(count) for count, _ in self.dims)):
-            yield self.offset + sum(
-                index * stride for index, (_, stride) in zip(indices, self.dims, strict=True)
-            )
+            yield self.offset + sum(index * stride for index, (_, stride) in zip(indices, self.dims, strict=True))
 
     def places(self) -> Iterator[tuple[bool, int]]:
         """Yield each (direction, byte) that is occupied; the direction is True for writes."""
@@ -411,7 +409,7 @@ def _granule(bank: Bank) -> int:
 
 def _elements(bank: Bank) -> Iterator[tuple[int, tuple[int | None, bool, int]]]:
     """Yield for each byte of each register the number of the element, and where the byte is, on all pages."""
-    pages = sorted({register.page for register in bank.registers if register.page is not None}) or [None]
+    pages: list[int | None] = [*{register.page for register in bank.registers if register.page is not None}] or [None]
     number = 0
     everything = [(register, 0) for register in bank.registers]
     everything += [(alias.register, alias.offset - alias.register.offset) for alias in bank.aliases]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from systemrdl import RDLCompileError, RDLCompiler
-from systemrdl.messages import MessagePrinter, Severity
+from systemrdl.compiler import RDLCompiler
+from systemrdl.messages import MessagePrinter, RDLCompileError, Severity
 from systemrdl.node import AddressableNode, AddrmapNode, FieldNode, MemNode, Node, RegNode, SignalNode
-from systemrdl.rdltypes import AccessType, OnReadType, OnWriteType
+from systemrdl.rdltypes.builtin_enums import AccessType, OnReadType, OnWriteType
+from systemrdl.rdltypes.references import PropertyReference
 from systemrdl.source_ref import DetailedFileSourceRef, FileSourceRef, SourceRefBase
 
 from .model import Alias, Bank, Enumeration, Field, GenerateError, Line, Member, Memory, Register
@@ -170,23 +171,25 @@ class _Reader:
                     bank.registers.append(register)
                 continue
             if isinstance(node, MemNode):
-                self.memory(bank, node, name, offset)
+                self.memory(bank, node, name, offset, dims)
             elif isinstance(node, AddrmapNode) and node.get_property("bigendian") != (bank.byteorder == "big"):
                 bank.notes.append(f"TODO: {node.inst_name} has the other byte order in the file")
             self.walk(bank, node, offset, [*name, "_"], [*dims, *own_dims])
 
-    def memory(self, bank: Bank, node: MemNode, name: list[str | None], offset: int) -> None:
+    def memory(
+        self, bank: Bank, node: MemNode, name: list[str | None], offset: int, dims: list[tuple[int, int]]
+    ) -> None:
         entries, width = node.get_property("mementries"), node.get_property("memwidth")
         text = f"{entries} entries of {width} bits, sw={node.get_property('sw').name}"
         doc = _doc(node)
-        memory = Memory("".join(part for part in name if part), offset, node.total_size, f"{doc}: {text}" if doc else text)
-        bank.memories.append(memory)
+        place = Register(name, offset, 8, dims)
+        for element in place.offsets():
+            label = place.name if element == offset else f"{place.name}_{element:x}"
+            bank.memories.append(Memory(label, element, node.total_size, f"{doc}: {text}" if doc else text))
 
     # ------------------------------------------------------------------------- registers
 
-    def register(
-        self, node: RegNode, parts: list[str | None], offset: int, dims: list[tuple[int, int]]
-    ) -> Register:
+    def register(self, node: RegNode, parts: list[str | None], offset: int, dims: list[tuple[int, int]]) -> Register:
         width = node.get_property("regwidth")
         register = Register(parts, offset, width, dims, doc=_doc(node))
         if "accesswidth" in node.list_properties():
@@ -257,6 +260,7 @@ class _Reader:
                     field.notes.append(f"TODO: {setting}: {advice}")
         if node.get_property("intr"):
             kind = node.get_property("intr type")
+            assert kind is not None
             sticky = next((name for name in ("sticky", "stickybit") if node.get_property(name)), "not sticky")
             field.notes.append(f"intr, {kind.name}, {sticky}")
 
@@ -301,6 +305,10 @@ class _Reader:
 def _alias_action(alias: Register, primary: Register) -> str | None:
     """Return what a `RegisterAlias` would do that is the same as the alias."""
     of_primary = {field.name: field for field in primary.fields}
+    names = {field.name for field in alias.fields}
+    # Fields that the alias does not have would be written all the same.
+    if any(field.access != "RO" and field.name not in names for field in primary.fields):
+        return None
     actions = set()
     for field in alias.fields:
         original = of_primary.get(field.name)
@@ -311,8 +319,7 @@ def _alias_action(alias: Register, primary: Register) -> str | None:
         if original.access not in ("RW", "WO") or field.access not in _ALIAS_ACTIONS:
             return None
         actions.add(_ALIAS_ACTIONS[field.access])
-    # Fields that the alias does not have would be written all the same.
-    if len(actions) != 1 or any(field.access != "RO" and field.name not in {each.name for each in alias.fields} for field in primary.fields):
+    if len(actions) != 1:
         return None
     return actions.pop()
 
@@ -351,7 +358,9 @@ def _doc(node: Node) -> str:
 def _value(value: object) -> str:
     if isinstance(value, Node):
         return _path(value)
-    return str(value) if isinstance(value, int | str) else f"{type(value).__name__} of {_path(getattr(value, 'node', value))}"
+    if isinstance(value, PropertyReference):
+        return f"{_path(value.node)}->{value.name}"
+    return str(value)
 
 
 def _setting(name: str, value: object) -> str:

@@ -1,10 +1,10 @@
 """Reader of CMSIS-SVD files.
 
-cmsis-svd brings the schemas, against which a file is checked: the reader takes elements by name, and would pass over one
-that is misspelt. The reading is our own, because cmsis-svd 0.6 gets several cases of the format wrong: fields that are
-derived by a path raise IndexError, derived enumeratedValues lose their values, nested clusters lose the offset of the
-outer one, registers do not inherit from clusters, don't-care bits become zeros, and the limits of a writeConstraint become
-booleans. It also expands every peripheral of a file, of which one is wanted.
+cmsis-svd brings the schemas, against which a file is checked: the reader takes elements by name, and would pass over
+one that is misspelt. The reading is our own, because cmsis-svd 0.6 gets several cases of the format wrong: fields that
+are derived by a path raise IndexError, derived enumeratedValues lose their values, nested clusters lose the offset of
+the outer one, registers do not inherit from clusters, don't-care bits become zeros, and the limits of a writeConstraint
+become booleans. It also expands every peripheral of a file, of which one is wanted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _WRITES = {
 _INHERITED = ("size", "access", "resetValue", "resetMask")
 _NAMED = ("peripheral", "cluster", "register", "field", "enumeratedValues")
 _DIM = ("dim", "dimIncrement", "dimIndex", "dimName", "dimArrayIndex")
-_NUMBER = re.compile(r"\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?:#|0[bB])(?P<bin>[01]+)|(?P<dec>[0-9]+))(?P<unit>[kmgtKMGT]?)$")
+_NUMBER = re.compile(
+    r"\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?:#|0[bB])(?P<bin>[01]+)|(?P<dec>[0-9]+))(?P<unit>[kmgtKMGT]?)$"
+)
 _DONT_CARE = re.compile(r"(?:#|0[bB])(?P<bits>[01xX]+)$")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MOST_EXPANDED = 64  # values of one name with don't-care bits
@@ -227,7 +229,9 @@ class _Reader:
             for candidate in scope.iter(element.tag):
                 if candidate is not element and _path(candidate)[-len(wanted) :] == wanted:
                     return candidate
-        raise GenerateError(f"{self.path}:{element.sourceline}: derivedFrom {target!r} is not a {element.tag} of the file")
+        raise GenerateError(
+            f"{self.path}:{element.sourceline}: derivedFrom {target!r} is not a {element.tag} of the file"
+        )
 
     # ------------------------------------------------------------------------- peripherals
 
@@ -344,7 +348,9 @@ class _Reader:
             register.notes.append("indices: " + ", ".join(f"{each.text('value')} {each.name}" for each in values))
         whole = Field("VALUE", 0, width)
         self.behaviour(whole, [node], own)
-        register.fields = [field for child in node.nodes("field", within="fields") for field in self.fields(child, node, own)]
+        register.fields = [
+            field for child in node.nodes("field", within="fields") for field in self.fields(child, node, own)
+        ]
         if register.fields:
             accesses = register.fields
         else:
@@ -403,7 +409,7 @@ class _Reader:
         return lsb, msb - lsb + 1
 
     def behaviour(self, field: Field, nodes: list[_Node], own: dict[str, Any]) -> None:
-        """Set what accesses do. `nodes` are the field and its register, or the register: the first that says so counts."""
+        """Set what accesses do. `nodes` are a field and its register, or a register: the first to state it counts."""
 
         def stated(tag: str) -> str:
             return next((node.text(tag) for node in nodes if node.text(tag)), "")
@@ -467,7 +473,9 @@ class _Reader:
                 continue
             numbers = self.values(value, field)
             if len(numbers) > _MOST_EXPANDED:
-                enumeration.notes.append(f"{name} = {value.text('value')}: {len(numbers)} values{', ' + doc if doc else ''}")
+                enumeration.notes.append(
+                    f"{name} = {value.text('value')}: {len(numbers)} values{', ' + doc if doc else ''}"
+                )
                 continue
             for number in numbers:
                 suffix = f"_{number}" if len(numbers) > 1 else ""
