@@ -611,9 +611,9 @@ def test_a_syntax_error_of_systemrdl_has_file_and_line(capsys, tmp_path):
     path = tmp_path / "bad.rdl"
     path.write_text("addrmap a {\n    reg { field {} f };\n};\n")
     assert failure(capsys, "generate", "rdl", path).startswith(f"error: {path}:2:22: ")
-    path.write_text("addrmap a {\n    reg { field { sw = r; hw = na; bogus = 1; } f; } r;\n};\n")
+    path.write_text("addrmap a {\n    reg { field { sw = r; hw = na; bogus = 1; } f; } reg0;\n};\n")
     assert failure(capsys, "generate", "rdl", path).startswith(f"error: {path}:2:")
-    path.write_text("reg r { field {} f; };\n")
+    path.write_text("reg reg_r { field {} f; };\n")
     assert failure(capsys, "generate", "rdl", path) == f"error: {path}: no addrmap is defined"
 
 
