@@ -123,6 +123,8 @@ def read_rdl(path: Path, top: str | None, include: Sequence[Path] = ()) -> tuple
         node = compiler.elaborate(top_def_name=top).top
     except RDLCompileError as error:
         raise GenerateError(messages.errors[0] if messages.errors else f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise GenerateError(f"{path}: it, or a file that it includes, is not text in UTF-8") from error
     return _Reader(node).bank(), messages.warnings
 
 
