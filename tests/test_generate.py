@@ -473,6 +473,22 @@ def test_many_values_with_dont_care_bits_are_a_comment(read):
     assert "F = Bits(0, 8)" in source
 
 
+def test_long_descriptions_are_wrapped(read):
+    words = "with as many words as it takes to fill a line and then to go on in the next one, "
+    text = f"A description {words * 4}and the end"
+    field = f"<fields><field><name>F</name><description>{text}</description><bitRange>[0:0]</bitRange></field>"
+    field += f"<field><name>G</name><description>{words}more</description><bitRange>[1:1]</bitRange>"
+    field += f"<enumeratedValues><enumeratedValue><name>A</name><description>{text}</description><value>1</value>"
+    field += "</enumeratedValue></enumeratedValues></field></fields>"
+    register = f"<register><name>R</name><description>{text}</description><addressOffset>0</addressOffset>"
+    _, source, _ = read(svd_text(f"{register}{field}</register>"))
+    bank_type = bank_class(source)
+    (spec,) = bank_type._spec.registers.values()
+    assert " ".join(spec.fields["F"].doc.split()) == text
+    too_long = [line for line in source.splitlines() if len(line) > 120]
+    assert [line.strip().partition("=")[0] for line in too_long] == ["doc"]  # one string, which formatters leave alone
+
+
 def test_pages_without_a_gap_put_the_stand_in_behind_the_bank(read):
     bank, source, _ = read(svd_text(register_text("A") + register_text("B")))
     assert bank_class(source).size == 8
@@ -548,6 +564,72 @@ def test_an_alias_is_declared_as_one_where_it_acts_the_same(read_text_of_rdl, pr
     assert ("RegisterAlias" in source) == (action is not None)
     assert ("TODO: an alias of one in the file" in source) == (action is None)
     bank_class(source)
+
+
+def test_aliases_and_interrupts_of_registers_that_are_written_out_are_comments(read_text_of_rdl):
+    _, source = read_text_of_rdl(
+        """
+        reg p { field { sw = rw; hw = r; } a; };
+        reg q { field { sw = w; hw = r; onwrite = woset; } a; };
+        reg s { field { intr; sw = rw; woclr; hw = w; } a; };
+        addrmap top { regfile { regfile { p one; alias one q two; s three; } x[2] += 0x10; } y[2] += 0x100; };
+        """
+    )
+    assert "# TODO: set alias y_x_two at 0x4" in source
+    assert "# TODO: interrupt irq: irq = Interrupt(status=..., enable=...)" in source
+    assert places(bank_class(source)) == {
+        "y0_x_one": (0x0, 4, 0, (2, 0x10)),
+        "y1_x_one": (0x100, 4, 0, (2, 0x10)),
+        "y0_x_three": (0x8, 4, 0, (2, 0x10)),
+        "y1_x_three": (0x108, 4, 0, (2, 0x10)),
+    }
+
+
+def test_arrays_of_interrupts_make_one_line(read_text_of_rdl):
+    _, source = read_text_of_rdl(
+        """
+        reg s { field { intr; sw = rw; woclr; hw = w; } a; };
+        reg e { field { sw = rw; hw = r; } a = 0; };
+        addrmap top { regfile { s state; e enable_; state.a->enable = enable_.a; } x[3] += 0x10; };
+        """
+    )
+    manager, bank = on_bus(bank_class(source))
+    bank.x_state[2].a = True
+    assert not bank.irq.level
+    manager.mmio_store(BASE + 0x14, 4, 1)
+    assert not bank.irq.level
+    manager.mmio_store(BASE + 0x24, 4, 1)
+    assert bank.irq.level
+
+
+def test_what_hardware_outside_does_is_a_comment(read_text_of_rdl):
+    bank, source = read_text_of_rdl(
+        """
+        addrmap top {
+            signal { activehigh; } gate;
+            reg {
+                field { intr; sw = rw; woclr; hw = w; } a;
+                field { sw = rw; hw = r; swwe = false; } b;
+                field { sw = rw; hw = rw; } c;
+            } one @ 0;
+            reg { field { sw = rw; hw = r; } f; } two @ 4;
+            one.a->enable = gate;
+            one.b->resetsignal = gate;
+            one.c->reset = two.f;
+            one.c->hwset = one->intr;
+        };
+        """
+    )
+    assert bank.notes == [
+        "signal gate: not part of the registers",
+        "TODO: interrupt: one.a is enabled by top.gate",
+    ]
+    assert [field.notes for field in bank.registers[0].fields] == [
+        ["intr, level, stickybit"],
+        ["TODO: resetsignal=top.gate: reset() resets all registers"],
+        ["TODO: hwset=top.one->intr: set the field from the device", "TODO: reset=top.two.f"],
+    ]
+    assert "irq = Interrupt(status=one.a)" in source
 
 
 def test_memories_in_arrays_have_a_place_each(read_text_of_rdl):

@@ -122,7 +122,6 @@ class Alias:
     offset: int
     action: str
     readable: bool
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -253,8 +253,6 @@ class Printer:
                 arguments.append(f"size={register.size}")
             if register.access != "RW":
                 arguments.append(f"access={self.use(register.access)}")
-            if register.access_sizes:
-                arguments.append(f"access_sizes={register.access_sizes}")
         unnamed = register.reset & ~sum(each.mask for each in register.fields)
         if unnamed:
             arguments.append(f"reset={_hex(unnamed)}")
@@ -327,8 +325,6 @@ class Printer:
         registers.sort(key=lambda item: item[0])
         lines = [line for _, each in registers for line in each]
         for alias, name in zip(bank.aliases, self.alias_names, strict=True):
-            for note in alias.notes:
-                lines += _comment(note, "    ")
             reference = self.reference(alias.register)
             if reference is None:
                 lines += _comment(f"TODO: {alias.action} alias {alias.name} at {alias.offset:#x}", "    ")

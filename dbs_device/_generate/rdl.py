@@ -292,14 +292,14 @@ class _Reader:
             by, mask = each.get_property("enable"), each.get_property("mask")
             if mask is not None:
                 bank.notes.append(
-                    f"TODO: {name}: {register.name}.{each.inst_name} is masked by {_value(mask)}, where 1 disables"
+                    f"TODO: interrupt: {register.name}.{each.inst_name} is masked by {_value(mask)}, where 1 disables"
                 )
             if by is None:
                 enable.append((register, each.inst_name))  # enabled by itself: always
             elif isinstance(by, FieldNode) and _path(by.parent) in self.registers:
                 enable.append((self.registers[_path(by.parent)], by.inst_name))
             else:
-                bank.notes.append(f"TODO: {name}: {register.name}.{each.inst_name} is enabled by {_value(by)}")
+                bank.notes.append(f"TODO: interrupt: {register.name}.{each.inst_name} is enabled by {_value(by)}")
                 enable.append((register, each.inst_name))
         bank.lines.append(Line(name, status, [] if enable == status else enable))
 

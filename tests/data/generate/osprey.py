@@ -69,7 +69,7 @@ class Osprey(RegisterBank, size=0x18, byteorder="big"):
     """Bits are counted from the most significant one."""
 
     # TODO: part has the other byte order in the file
-    # TODO: irq_cause: cause.a is masked by osprey.mask.a, where 1 disables
+    # TODO: interrupt: cause.a is masked by osprey.mask.a, where 1 disables
     mode = ModeRegister(0x00)
     cause = CauseRegister(0x04)
     mask = MaskRegister(0x08)
