@@ -203,33 +203,33 @@ cdef inline object call_integer_handler(
 
 
 cdef int call_locked(RangeEntry entry, object function, object method_self, object offset, object view) except -1:
-    entry.acquire()
+    entry.lock.lock()
     try:
         return call_handler(function, method_self, entry.base_object, offset, view)
     finally:
-        entry.release()
+        entry.lock.unlock()
 
 
 cdef object call_integer_handler_locked(
     RangeEntry entry, object function, object method_self, object offset, object size, object value
 ):
-    entry.acquire()
+    entry.lock.lock()
     try:
         return call_integer_handler(function, method_self, entry.base_integer, offset, size, value)
     finally:
-        entry.release()
+        entry.lock.unlock()
 
 
 cdef int call_read(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
-    if entry.acquire is None:
+    if entry.lock is None:
         return call_handler(entry.read_function, entry.read_self, entry.base_object, offset, view)
     return call_locked(entry, entry.read_function, entry.read_self, offset, view)
 
 
 cdef int call_write(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
-    if entry.acquire is None:
+    if entry.lock is None:
         return call_handler(entry.write_function, entry.write_self, entry.base_object, offset, view)
     return call_locked(entry, entry.write_function, entry.write_self, offset, view)
 
@@ -248,7 +248,7 @@ cdef int raise_not_an_integer(RangeEntry entry, object value) except -1:
 cdef int call_load(RangeEntry entry, uint64_t address, size_t size, uint64_t *value) except -1:
     """Call an integer handler, and mask its result to the size."""
     cdef object result
-    if entry.acquire is None:
+    if entry.lock is None:
         result = call_integer_handler(
             entry.load_function, entry.load_self, entry.base_integer, address - entry.base, size, None
         )
@@ -265,7 +265,7 @@ cdef int call_load(RangeEntry entry, uint64_t address, size_t size, uint64_t *va
 
 
 cdef int call_store(RangeEntry entry, uint64_t address, size_t size, uint64_t value) except -1:
-    if entry.acquire is None:
+    if entry.lock is None:
         call_integer_handler(
             entry.store_function, entry.store_self, entry.base_integer, address - entry.base, size, value
         )

@@ -32,14 +32,22 @@ cdef extern from * nogil:
         atomic_store_explicit(generation, value, memory_order_release);
     }
 
-    /* Held for a handful of instructions only, never across a call, so that waiters spin. */
-    typedef atomic_flag dbs_spinlock;
-    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_flag_clear(lock); }
-    static inline void dbs_spinlock_acquire(dbs_spinlock *lock) {
-        while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire)) { }
+    /* Held for a handful of instructions only, never across a call, so that waiters spin. Its value is 0, or 1 plus the
+       number of forks before this process when it was taken: if that was before the last fork, by a thread that the
+       child does not have, it is free. */
+    typedef _Atomic uint32_t dbs_spinlock;
+    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
+    static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {
+        uint32_t holder = 0;
+        while (!atomic_compare_exchange_weak_explicit(lock, &holder, forks + 1, memory_order_acquire,
+                                                      memory_order_relaxed)) {
+            if (holder == forks + 1) {
+                holder = 0;
+            }
+        }
     }
     static inline void dbs_spinlock_release(dbs_spinlock *lock) {
-        atomic_flag_clear_explicit(lock, memory_order_release);
+        atomic_store_explicit(lock, 0, memory_order_release);
     }
 
     /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
@@ -158,7 +166,7 @@ cdef extern from * nogil:
     ctypedef struct dbs_spinlock:
         pass
     void dbs_spinlock_init(dbs_spinlock *lock) noexcept
-    void dbs_spinlock_acquire(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
     void dbs_spinlock_release(dbs_spinlock *lock) noexcept
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept

@@ -2,6 +2,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from .lock cimport ReentrantLock
 from .platform cimport (
     dbs_critical_section,
     dbs_critical_section_begin,
@@ -153,9 +154,8 @@ cdef class RangeEntry:
     cdef bint has_write
     cdef bint has_load
     cdef bint has_store
-    # The methods of the lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
-    cdef object acquire
-    cdef object release
+    # The lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
+    cdef ReentrantLock lock
 
 
 @cython.final

@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 
+from .lock cimport fork_count
 from .native cimport NativeDevice
 from .platform cimport (
     dbs_generation_store,
@@ -159,8 +160,7 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     # A Mutex that is being unpickled has no device yet, if the two are in a cycle. It is then called as any device.
     if type(device) is Mutex and hasattr(device, "_device"):
         target = device._device
-        entry.acquire = device._lock.acquire
-        entry.release = device._lock.release
+        entry.lock = device._lock
     entry.byte_order = byte_order_of(target)
     entry.offsets = port_objects if space == PIO else address_objects
     entry.base_object = new_int(entry.offsets.address_type, base)
@@ -184,7 +184,7 @@ cdef int warn_if_unhandled(list entries) except -1:
     """Warn, once for each class, about a device without a handler for the space of one of its ranges."""
     cdef RangeEntry entry
     for entry in entries:
-        cls = type(entry.device if entry.acquire is None else entry.device._device)
+        cls = type(entry.device if entry.lock is None else entry.device._device)
         if (
             entry.has_read
             or entry.has_write
@@ -388,7 +388,7 @@ cdef class PublishedTables:
         new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1
         with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._spinlock)
+            dbs_spinlock_acquire(&self._spinlock, fork_count)
             self._tables = new
             if old.pins != 0:
                 # The last call that uses the old pair without the GIL drops it: see `unpin`.
@@ -402,7 +402,7 @@ cdef class PublishedTables:
 cdef PyObject *pin(PublishedTables published) noexcept nogil:
     """Keep the current tables alive for a call without the GIL, which cannot take a reference to them."""
     cdef PyObject *tables
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     tables = <PyObject *>published._tables
     published._tables.pins = published._tables.pins + 1
     dbs_spinlock_release(&published._spinlock)
@@ -411,7 +411,7 @@ cdef PyObject *pin(PublishedTables published) noexcept nogil:
 
 cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil:
     cdef bint is_last_of_retired
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     (<IoTables>tables).pins = (<IoTables>tables).pins - 1
     is_last_of_retired = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
     dbs_spinlock_release(&published._spinlock)
