@@ -4,6 +4,7 @@ from typing import Self, final
 __all__ = ["ReentrantLock"]
 
 def count_fork() -> None: ...
+
 @final
 class ReentrantLock:
     def acquire(self) -> None: ...
