@@ -128,12 +128,18 @@ cdef class IoManager:
 
     def __cinit__(self, *args, **kwargs):
         self._published = ManagerState.__new__(ManagerState)
+        # A subclass with an __init__ of its own may take other arguments.
+        if args and type(self).__init__ is IoManager.__init__:
+            hint = f": for an open bus, open_bus={args[0]:#x}" if isinstance(args[0], int) else ""
+            raise TypeError(f"{type(self).__name__} takes its options by keyword only{hint}")
 
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False):
         cdef Options options
         cdef Tables tables
         options.open_bus = -1
         if open_bus is not None:
+            if not hasattr(open_bus, "__index__"):
+                raise TypeError(f"open_bus must be an int (a byte, 0x0..0xff) or None, not {type(open_bus).__name__}")
             open_bus = operator.index(open_bus)
             if not 0 <= open_bus <= 0xFF:
                 raise ValueError(f"open_bus takes a byte, 0x0..0xff, or None, not {open_bus:#x}")

@@ -73,6 +73,11 @@ def add_access_note(
     )
 
 
+def missing_exception(device: object) -> SystemError:
+    """Return the error of a native device that has returned -1 without setting an exception."""
+    return SystemError(f"{describe_device(device)} returned -1 without setting an exception")
+
+
 class DeviceModelError(Exception):
     """Base class of the package's exceptions."""
 

@@ -1,10 +1,12 @@
-"""Shared by several test files: the two address spaces as values, devices, and threads that report."""
+"""Shared by several test files: the two address spaces as values, devices, threads that report, the docs' code."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -209,3 +211,8 @@ def assert_unlocked(manager: IoManager) -> None:
     """Check that another thread and this one can change the manager."""
     on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it cannot hang
     manager.begin_tx().cancel()
+
+
+def fenced_blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks of a Markdown file in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)

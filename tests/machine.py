@@ -22,6 +22,8 @@ MMIO_BASE = 0xC000_0000
 class Card:
     """The part of a device that is managed. It notes each call, and can be made to fail at one."""
 
+    unhandled = "ignore"
+
     def __init__(self, wishes: Iterable[ResourceConstraint] = WISHES) -> None:
         self.wishes = wishes
         self.resources = DeviceResources()

@@ -337,6 +337,8 @@ for cls in uses:
 
 
 class Trapping(DeviceIo):
+    unhandled = "ignore"
+
     def __init__(self, *resources):
         self.resources = DeviceResources(resources)
 
@@ -392,6 +394,8 @@ def test_a_manager_equals_itself_and_no_object_of_another_type():
 
 def test_an_exception_of_a_device_comes_out_of_a_comparison():
     class Failing(DeviceIo):
+        unhandled = "ignore"
+
         def get_trapped_io_resources(self):
             raise OSError("unplugged")
 
@@ -520,6 +524,8 @@ def test_the_map_of_an_empty_manager():
 
 def test_a_picture_shows_one_moment_even_if_a_repr_changes_the_map():
     class Leaving(DeviceIo):
+        unhandled = "ignore"
+
         def __repr__(self):
             if len(manager.pio_bus):
                 manager.unregister_device_io([PIO.range(0x10, 1)])

@@ -96,6 +96,8 @@ def test_only_what_a_device_wants_trapped_is_registered(machine: Machine) -> Non
 
 def test_a_device_without_get_assigned_resources_is_registered_for_everything_allocated(machine: Machine) -> None:
     class Forgetful(DeviceIo):
+        unhandled = "ignore"
+
         def get_resource_constraints(self) -> list[ResourceConstraint]:
             return [ResourceConstraint.new_pio(4), ResourceConstraint.new_mmio(4)]
 
@@ -138,6 +140,7 @@ def test_a_mutex_that_is_a_managed_device_itself_is_asked_itself(machine: Machin
                 inner.resources = resources  # type: ignore[attr-defined]
 
     class Empty(DeviceIoMut):
+        unhandled = "ignore"
         resources = DeviceResources()
 
         def get_assigned_resources(self) -> DeviceResources:

@@ -39,6 +39,8 @@ class Slotted(IoManager):
 class Owner(DeviceIo):
     """A device that knows the manager that it is mapped to."""
 
+    unhandled = "ignore"
+
     def __init__(self, manager):
         self.manager = manager
 
@@ -47,6 +49,8 @@ class Owner(DeviceIo):
 
 
 class OwnerMut(DeviceIoMut):
+    unhandled = "ignore"
+
     def __init__(self):
         self.manager = None
 
@@ -516,7 +520,7 @@ def test_callbacks_and_open_transactions_are_not_duplicated(duplicate):
 
 def test_pickling_a_manager_with_a_device_that_cannot_be_pickled_raises():
     class Local(DeviceIo):
-        pass
+        unhandled = "ignore"
 
     manager = map_both(Local())
     with pytest.raises((pickle.PicklingError, AttributeError), match="Local"):

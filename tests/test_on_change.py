@@ -34,10 +34,10 @@ def test_callbacks_get_the_ranges_added_and_removed_sorted_by_space_and_base():
     manager.register_device_io(one, [PIO.range(0x10, 4), MMIO.range(0x20, 1), PIO.range(0, 1), MMIO.range(0, 8)])
     [(added, removed)] = listener.calls
     assert added == (
-        (Space.MMIO, 0, 7, one),
-        (Space.MMIO, 0x20, 0x20, one),
-        (Space.PIO, 0, 0, one),
-        (Space.PIO, 0x10, 0x13, one),
+        (Space.MMIO, 0, 7, one, None),
+        (Space.MMIO, 0x20, 0x20, one, None),
+        (Space.PIO, 0, 0, one, None),
+        (Space.PIO, 0x10, 0x13, one, None),
     )
     assert removed == ()
     assert type(added) is type(removed) is tuple
@@ -53,11 +53,11 @@ def test_callbacks_get_the_ranges_added_and_removed_sorted_by_space_and_base():
         transaction.unregister_device_io([MMIO.range(0x50, 1)])
         assert len(listener.calls) == 1
     assert listener.calls[1] == (
-        ((Space.MMIO, 4, 0xB, one), (Space.PIO, 0xFFFF, 0xFFFF, other)),
-        ((Space.MMIO, 0, 7, one), (Space.MMIO, 0x20, 0x20, one), (Space.PIO, 0x10, 0x13, one)),
+        ((Space.MMIO, 4, 0xB, one, None), (Space.PIO, 0xFFFF, 0xFFFF, other, None)),
+        ((Space.MMIO, 0, 7, one, None), (Space.MMIO, 0x20, 0x20, one, None), (Space.PIO, 0x10, 0x13, one, None)),
     )
     manager.unregister_device_io([PIO.range(0, 1)])
-    assert listener.calls[2] == ((), ((Space.PIO, 0, 0, one),))
+    assert listener.calls[2] == ((), ((Space.PIO, 0, 0, one, None),))
 
 
 def test_a_range_that_is_removed_and_added_again_is_reported_as_both():
@@ -69,7 +69,7 @@ def test_a_range_that_is_removed_and_added_again_is_reported_as_both():
         transaction.unregister_device_io([MMIO.range(0x100, 0x100)])
         transaction.register_device_io(device, [MMIO.range(0x100, 0x100)])
     [(added, removed)] = listener.calls
-    assert added == removed == ((Space.MMIO, 0x100, 0x1FF, device),)
+    assert added == removed == ((Space.MMIO, 0x100, 0x1FF, device, None),)
 
 
 def test_callbacks_are_not_called_without_a_change():

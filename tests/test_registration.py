@@ -225,7 +225,8 @@ class BareMut(DeviceIoMut):
         (BareMut(), r"\bBareMut\b.*\bDeviceIoMut\b.*\bMutex\(BareMut\(\.\.\.\)\)"),
         (object(), r"\bDeviceIo\b.*\bobject\b"),
         (None, r"\bDeviceIo\b.*\bNoneType\b"),
-        (DeviceIo, r"\bDeviceIo\b.*\bABCMeta\b"),
+        (Recorder, r"^a device must be an instance: register Recorder\(\.\.\.\), not the class Recorder$"),
+        (BareMut, r"^a device must be an instance: register Mutex\(BareMut\(\.\.\.\)\), not the class BareMut$"),
     ],
     ids=str,
 )
@@ -297,6 +298,8 @@ def test_handlers_are_looked_up_at_registration_only():
     calls = []
 
     class Device(DeviceIo):
+        unhandled = "ignore"
+
         def read(self, base, offset, data):
             calls.append("old")
 
@@ -363,22 +366,46 @@ def test_a_handler_may_be_any_callable(kind, slots):
     assert given == []
 
 
-def test_what_a_handler_returns_is_ignored():
-    class Chatty(EveryAccess):
-        def handle(self, data):
-            return data
+@pytest.mark.parametrize("answer", [0, False, b"", NotImplemented], ids=repr)
+@pytest.mark.parametrize("is_method", [True, False], ids=["method", "function"])
+def test_a_buffer_handler_that_returns_a_value_is_an_error(answer, is_method):
+    class Chatty(DeviceIo):
+        def read(self, base, offset, data):
+            return answer
 
+        write = pio_read = pio_write = read
+
+    device = Chatty()
+    if not is_method:
+        device = EveryAccess()
+        for handler in HANDLERS:
+            setattr(device, handler, lambda base, offset, data: answer)
+    manager = map_both(device)
+    for access in ACCESSES:
+        with pytest.raises(TypeError) as caught:
+            access(manager, 0x100)
+        assert f"returned {answer!r}: a buffer handler fills `data` and returns None" in str(caught.value)
+        [note] = caught.value.__notes__
+        assert note.startswith(
+            f"device access: {access.space} {'read' if access.reads else 'write'} of 1 byte at 0x100"
+        )
+
+
+def test_a_handler_that_is_a_generator_by_mistake_is_an_error():
     class Lazy(DeviceIo):
+        unhandled = "ignore"
+
         def read(self, base, offset, data):
             yield data
 
-    for access in ACCESSES:
-        access(map_both(Chatty()), 0x100)
-    assert map_both(Lazy()).mmio_load(0x100, 4) == 0
+    with pytest.raises(TypeError, match=r"Lazy\.read returned <generator"):
+        map_both(Lazy()).mmio_load(0x100, 4)
 
 
 def test_a_handler_that_cannot_be_looked_up_keeps_the_device_out():
     class Broken(DeviceIo):
+        unhandled = "ignore"
+
         @property
         def write(self):
             raise OSError("no handler today")

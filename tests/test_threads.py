@@ -73,6 +73,8 @@ def test_an_access_under_way_finishes_with_its_device_and_a_commit_does_not_wait
 @each_access
 def test_taking_the_mutex_after_the_commit_waits_for_accesses_under_way(access):
     class Disk(DeviceIoMut):
+        unhandled = "ignore"
+
         def handle(self, base, offset, data):
             inside.set()
             assert may_end.wait(30)
@@ -107,6 +109,8 @@ def test_an_access_that_waits_for_the_mutex_still_reaches_a_device_that_is_unplu
     """Taking the mutex after the commit ensures that no handler is running, not that none will run."""
 
     class Disk(DeviceIoMut):
+        unhandled = "ignore"
+
         unplugged = False
 
         def read(self, base, offset, data):
@@ -133,6 +137,8 @@ def test_an_access_that_waits_for_the_mutex_still_reaches_a_device_that_is_unplu
 
 def test_two_threads_may_be_in_one_device_at_once_unless_a_mutex_guards_it():
     class Meeting(DeviceIo):
+        unhandled = "ignore"
+
         def read(self, base, offset, data):
             both_inside.wait(30)
             data[0] = 1
@@ -172,6 +178,8 @@ def test_accesses_of_several_threads_at_once_have_memory_of_their_own(access):
 def test_a_device_may_plug_and_unplug_while_another_thread_is_in_its_handler():
     class Bridge(DeviceIo):
         """A write moves its window, on whatever thread, while a read is under way on another."""
+
+        unhandled = "ignore"
 
         def read(self, base, offset, data):
             reading.set()

@@ -138,6 +138,8 @@ each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=s
 class Memory(DeviceIo):
     """Stores what is written, as RAM does."""
 
+    unhandled = "ignore"
+
     def __init__(self) -> None:
         self.content = bytearray(0x100)
 

@@ -114,9 +114,7 @@ cdef inline int unowned(
     IoTables tables, const Ranges *ranges, uint64_t address, size_t size, Direction direction
 ) noexcept nogil:
     """Return the result of an unowned access, after logging it if the manager does so."""
-    if tables.options.log_unowned:
-        log_unowned(tables, ranges.space, address, size, direction)
-    return 1
+    return log_unowned(tables, ranges.space, address, size, direction) if tables.options.log_unowned else 1
 
 
 cdef inline int unowned_load(

@@ -28,6 +28,7 @@ from .tables cimport (
 
 import operator
 
+from ..device import Mutex
 from ..errors import NoDeviceError, add_access_note, describe_device, format_count
 
 
@@ -109,11 +110,19 @@ cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t
     raise NoDeviceError(space_of(ranges.space), address, size, owner, owner_name=entry.name)
 
 
+cdef int add_unowned(IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction) except -1:
+    tables.unowned_accesses.add(space_of(space), address, size, direction == WRITE)
+    return 0
+
+
 cdef int log_unowned(
     IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
 ) noexcept with gil:
-    tables.unowned_accesses.add(space_of(space), address, size, direction == WRITE)
-    return 0
+    """Count and log an unowned access. Returns 1, or -1 with an exception: a filter's of `logging`, or Ctrl-C."""
+    if (<LogCall>add_unowned)(tables, space, address, size, direction) == 0:
+        return 1
+    dbs_keep_thread_state()
+    return -1
 
 
 cdef int raise_missing_exception(object device) except -1:
@@ -162,9 +171,10 @@ cdef int device_failed(RangeEntry entry, uint64_t address, size_t size, Directio
 
 
 cdef int raise_returned_value(object function, object value) except -1:
+    handler = getattr(function, "__qualname__", repr(function))
     raise TypeError(
-        f"{function.__qualname__} returned {value!r}: a buffer handler fills `data` and returns None; the handlers "
-        f"that return an integer are `load` and `pio_in`"
+        f"{handler} returned {value!r}: a buffer handler fills `data` and returns None; the handlers that return an "
+        f"integer are `load` and `pio_in`"
     )
 
 
@@ -285,7 +295,15 @@ cdef struct Memory:
     int kind
 
 
-cdef inline object open_memory(object data, bint for_read, Memory *memory):
+cdef int raise_integer_for_buffer(SpaceId space, bint for_read, object value) except -1:
+    if for_read:
+        call = f"{'pio_in' if space == PIO else 'mmio_load'}(address, {value})"
+    else:
+        call = f"{'pio_out' if space == PIO else 'mmio_store'}(address, size, {value})"
+    raise TypeError(f"data must be a buffer, not {type(value).__name__}; for an integer, call {call}")
+
+
+cdef inline object open_memory(SpaceId space, object data, bint for_read, Memory *memory):
     """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if `data` does not fit.
 
     Returns a memoryview that keeps the memory in place, or None for one of the usual buffers, whose memory is safe only
@@ -295,6 +313,8 @@ cdef inline object open_memory(object data, bint for_read, Memory *memory):
     memory.kind = dbs_usual_memory(data, for_read, &memory.start, &memory.size)
     if memory.kind != DBS_OTHER:
         return None
+    if PyLong_Check(data):
+        raise_integer_for_buffer(space, for_read, data)
     view = open_view(data, for_read)
     memory.start = <uint8_t *>PyMemoryView_GET_BUFFER(view).buf
     memory.size = PyMemoryView_GET_BUFFER(view).len
@@ -319,8 +339,7 @@ cdef int unowned_buffer(
         return raise_unowned(tables, ranges, address, memory.size)
     if direction == READ:
         memset(memory.start, tables.options.open_bus, memory.size)
-    unowned(tables, ranges, address, memory.size, direction)
-    return 0
+    return -1 if unowned(tables, ranges, address, memory.size, direction) == -1 else 0
 
 
 cdef int read_native(
@@ -387,6 +406,9 @@ cdef int write_integers(
 
 # For calls as if nothing was raised; a result of -1 tells that something was. A try statement would save and restore
 # the exception state on every access.
+ctypedef int (*LogCall)(
+    IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
+) noexcept
 ctypedef int (*UnownedCall)(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept
 ctypedef int (*IntegersCall)(
     RangeEntry entry, uint64_t address, object data, object view, Memory *memory, bint big
@@ -403,7 +425,7 @@ ctypedef int (*WriteCall)(RangeEntry entry, uint64_t address, const uint8_t *dat
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Read into a writable buffer; `NoDeviceError` leaves it unchanged."""
     cdef Memory memory
-    cdef object view = open_memory(data, True, &memory)
+    cdef object view = open_memory(ranges.space, data, True, &memory)
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
@@ -428,7 +450,7 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Write from a buffer."""
     cdef Memory memory
-    cdef object view = open_memory(data, False, &memory)
+    cdef object view = open_memory(ranges.space, data, False, &memory)
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
@@ -465,33 +487,59 @@ cdef inline size_t aligned_piece(uint64_t offset, size_t size, SpaceId space) no
     return piece
 
 
-cdef int load_pieces(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
-    """Read any number of bytes from an integer handler."""
+cdef int load_bytes(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
+    """Read a buffer of the size of an integer from an integer handler."""
     cdef uint8_t bytes_[8]
     cdef uint64_t value
+    call_load(entry, address, size, &value)
+    dbs_bytes_of_integer(value, size, is_big(entry, big), bytes_)
+    memcpy(data, bytes_, size)
+    return 0
+
+
+cdef int store_bytes(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
+    """Write a buffer of the size of an integer to an integer handler."""
+    return call_store(entry, address, size, dbs_integer_of_bytes(data, size, is_big(entry, big)))
+
+
+cdef int load_each_piece(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
     cdef size_t piece, done = 0
-    if is_integer_size(size, entry.space):
-        call_load(entry, address, size, &value)
-        dbs_bytes_of_integer(value, size, is_big(entry, big), bytes_)
-        memcpy(data, bytes_, size)
-        return 0
     while done < size:
         piece = aligned_piece(address - entry.base + done, size - done, entry.space)
-        load_pieces(entry, address + done, data + done, piece, big)
+        load_bytes(entry, address + done, data + done, piece, big)
         done += piece
     return 0
+
+
+cdef int store_each_piece(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
+    cdef size_t piece, done = 0
+    while done < size:
+        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        store_bytes(entry, address + done, data + done, piece, big)
+        done += piece
+    return 0
+
+
+# A Mutex is held for the whole of an access that is split, as it is for a buffer handler.
+
+cdef int load_pieces(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
+    """Read any number of bytes from an integer handler."""
+    if is_integer_size(size, entry.space):
+        return load_bytes(entry, address, data, size, big)
+    if not isinstance(entry.device, Mutex):
+        return load_each_piece(entry, address, data, size, big)
+    with entry.device.lock():
+        return load_each_piece(entry, address, data, size, big)
 
 
 cdef int store_pieces(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
     """Write any number of bytes to an integer handler."""
-    cdef size_t piece, done = 0
     if is_integer_size(size, entry.space):
-        return call_store(entry, address, size, dbs_integer_of_bytes(data, size, is_big(entry, big)))
-    while done < size:
-        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
-        store_pieces(entry, address + done, data + done, piece, big)
-        done += piece
-    return 0
+        return store_bytes(entry, address, data, size, big)
+    if not isinstance(entry.device, Mutex):
+        return store_each_piece(entry, address, data, size, big)
+    with entry.device.lock():
+        return store_each_piece(entry, address, data, size, big)
 
 
 cdef inline int device_load(RangeEntry entry, uint64_t address, size_t size, bint big, uint64_t *value) except -1:

@@ -102,6 +102,11 @@ cdef int check_device(object device) except -1:
             f"{type(device).__name__} is a DeviceIoMut, which is not safe to call from any thread: register "
             f"Mutex({type(device).__name__}(...))"
         )
+    if isinstance(device, type):
+        instance = f"{device.__name__}(...)"
+        if issubclass(device, DeviceIoMut):
+            instance = f"Mutex({instance})"
+        raise TypeError(f"a device must be an instance: register {instance}, not the class {device.__name__}")
     raise TypeError(f"a device must be a DeviceIo, which {type(device).__name__} is not")
 
 
@@ -121,19 +126,33 @@ cdef bint is_served_natively(object device) except -1:
 cdef tuple mmio_handlers = ("read", "load", "write", "store")
 cdef tuple pio_handlers = ("pio_read", "pio_in", "pio_write", "pio_out")
 
+cdef NativeDevice native_base = NativeDevice()
 
-cdef object own_handler(object device, str name):
-    """Return a handler of a device, or None where it has only that of the base class, which does nothing.
+
+cdef bint is_overridden_in_c(NativeDevice device, str name) noexcept:
+    if name == "read":
+        return <void *>device.c_read != <void *>native_base.c_read
+    if name == "write":
+        return <void *>device.c_write != <void *>native_base.c_write
+    if name == "pio_read":
+        return <void *>device.c_pio_read != <void *>native_base.c_pio_read
+    return <void *>device.c_pio_write != <void *>native_base.c_pio_write
+
+
+cdef bint is_own_handler(object device, str name, object handler) except -1:
+    """Return whether a device overrides a handler; that of the base class does nothing itself.
 
     The handlers of a subclass of Mutex are those of the inner device.
     """
-    handler = getattr(device, name, None)
+    if handler is None:
+        return False
+    if isinstance(device, NativeDevice) and hasattr(NativeDevice, name):
+        return handler != getattr(NativeDevice, name).__get__(device) or is_overridden_in_c(device, name)
     function = getattr(handler, "__func__", handler)
-    if function is getattr(DeviceIo, name) or function is getattr(NativeDevice, name, DeviceIo):
-        return None
-    if function is getattr(Mutex, name) and own_handler(getattr(device, "_device", None), name) is None:
-        return None
-    return handler
+    if function is getattr(Mutex, name):
+        inner = getattr(device, "_device", None)
+        return is_own_handler(inner, name, getattr(inner, name, None))
+    return function is not getattr(DeviceIo, name)
 
 
 cdef int byte_order_of(object device) except -1:
@@ -166,14 +185,19 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     entry.base_object = new_int(entry.offsets.address_type, base)
     entry.base_integer = base
     read, load, write, store = pio_handlers if space == PIO else mmio_handlers
-    entry.read_function, entry.read_self = split_method(getattr(target, read))
-    entry.write_function, entry.write_self = split_method(getattr(target, write))
-    entry.load_function, entry.load_self = split_method(own_handler(target, load))
-    entry.store_function, entry.store_self = split_method(own_handler(target, store))
-    entry.has_read = own_handler(target, read) is not None
-    entry.has_write = own_handler(target, write) is not None
-    entry.has_load = entry.load_function is not None
-    entry.has_store = entry.store_function is not None
+    # Each is looked up once. Those of a virtual subclass of DeviceIo may be missing, but not both of a direction.
+    handler = getattr(target, load, None)
+    entry.has_load = is_own_handler(target, load, handler)
+    entry.load_function, entry.load_self = split_method(handler)
+    handler = getattr(target, read, None) if entry.has_load else getattr(target, read)
+    entry.has_read = is_own_handler(target, read, handler)
+    entry.read_function, entry.read_self = split_method(handler)
+    handler = getattr(target, store, None)
+    entry.has_store = is_own_handler(target, store, handler)
+    entry.store_function, entry.store_self = split_method(handler)
+    handler = getattr(target, write, None) if entry.has_store else getattr(target, write)
+    entry.has_write = is_own_handler(target, write, handler)
+    entry.write_function, entry.write_self = split_method(handler)
     return entry
 
 
@@ -184,7 +208,8 @@ cdef int warn_if_unhandled(list entries) except -1:
     """Warn, once for each class, about a device without a handler for the space of one of its ranges."""
     cdef RangeEntry entry
     for entry in entries:
-        cls = type(entry.device if entry.lock is None else entry.device._device)
+        device = entry.device
+        cls = type(getattr(device, "_device", device) if isinstance(device, Mutex) else device)
         if (
             entry.has_read
             or entry.has_write
@@ -192,7 +217,7 @@ cdef int warn_if_unhandled(list entries) except -1:
             or entry.has_store
             or cls in (DeviceIo, DeviceIoMut)
             or issubclass(cls, NativeDevice)
-            or getattr(cls, "unhandled", None) == "ignore"
+            or "ignore" in (getattr(cls, "unhandled", None), getattr(type(device), "unhandled", None))
             or cls in classes_warned_about
         ):
             continue
