@@ -1,4 +1,4 @@
-"""What the README and the docs show is what happens."""
+"""The programs, outputs and numbers in the README and the docs are correct."""
 
 import contextlib
 import doctest

@@ -210,7 +210,7 @@ def test_progress_is_shown_and_the_rest_only_after_a_failure(
 @pytest.mark.slow
 def test_only_what_changed_is_compiled_and_nothing_again_for_an_editable_install(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    # What is built goes along with its times, so that little is left to build.
+    # Built files are copied with their times, so that little is left to build.
     tree.mkdir()
     for name in ("dbs_device", "tools", "build", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source = ROOT / name

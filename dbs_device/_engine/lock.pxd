@@ -2,15 +2,15 @@ cimport cython
 from libc.stdint cimport uint32_t
 
 
-# Number of forks behind this process. A lock that was taken before the last one, by another thread than the one that
-# survived it, is free.
+# Number of forks that led to this process. A lock that was acquired before the last one, by a thread that the child
+# does not have, is free.
 cdef uint32_t fork_count
 
 
 @cython.final
 cdef class ReentrantLock:
     cdef object __weakref__
-    cdef object _gate  # a threading.Lock, which is locked but for the moment in which a waiting thread is woken
+    cdef object _gate  # a threading.Lock, locked except while a waiting thread is being woken
     cdef unsigned long _owner  # identity of the thread that holds the lock, or 0
     cdef size_t _depth
     cdef size_t _waiting

@@ -1,4 +1,4 @@
-"""The re-entrant lock of `Mutex`: a comparison and two stores where no other thread holds it."""
+"""The re-entrant lock of `Mutex`: a comparison and two stores if no other thread holds it."""
 
 cimport cython
 from cpython.object cimport PyObject
@@ -27,10 +27,10 @@ if hasattr(os, "register_at_fork"):
 
 @cython.final
 cdef class ReentrantLock:
-    """A lock that the thread which holds it may take again.
+    """A lock that the thread that holds it may acquire again.
 
-    The GIL guards its state, or a critical section where there is none. A thread that has to wait does so at a lock of
-    Python, which signals can interrupt.
+    The GIL guards its state, or a critical section on free-threaded builds. A thread waits on a Python lock, which
+    signals can interrupt.
 
     Examples
     --------
@@ -63,7 +63,7 @@ cdef class ReentrantLock:
         return is_taken
 
     cdef int lock(self) except -1:
-        """Take the lock; wait while another thread holds it. A signal handler may raise while it waits."""
+        """Acquire the lock; wait while another thread holds it. A signal handler may raise while it waits."""
         if self.try_lock():
             return 0
         with cython.critical_section(self):
@@ -87,7 +87,7 @@ cdef class ReentrantLock:
             self._depth -= 1
             if self._depth == 0:
                 self._owner = 0
-                # One that is on its way already looks again, and so does each that finds the gate open.
+                # A thread that is already awake tries again, as does each that finds the gate open.
                 wakes = self._waiting != 0 and not self._woken
                 self._woken = self._woken or wakes
         dbs_critical_section_end(&section)
@@ -98,11 +98,17 @@ cdef class ReentrantLock:
         return 0
 
     def acquire(self):
-        """Take the lock; wait while another thread holds it."""
+        """Acquire the lock; wait while another thread holds it."""
         self.lock()
 
     def release(self):
-        """Give the lock back; `RuntimeError` if this thread does not hold it."""
+        """Release the lock once.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold the lock.
+        """
         self.unlock()
 
     def __enter__(self):

@@ -32,9 +32,9 @@ cdef extern from * nogil:
         atomic_store_explicit(generation, value, memory_order_release);
     }
 
-    /* Held for a handful of instructions only, never across a call: waiting by spinning is right. It holds the number of
-       forks behind the process, plus 1: one that was taken before the last fork, by a thread that the child does not
-       have, is free. */
+    /* Held for a handful of instructions only, never across a call, so that waiters spin. Its value is 0, or 1 plus the
+       number of forks before this process when it was taken: if that was before the last fork, by a thread that the
+       child does not have, it is free. */
     typedef _Atomic uint32_t dbs_spinlock;
     static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
     static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {

@@ -154,7 +154,7 @@ cdef class RangeEntry:
     cdef bint has_write
     cdef bint has_load
     cdef bint has_store
-    # Where the device is exactly a Mutex, else None; the handlers are then the inner device's.
+    # The lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
     cdef ReentrantLock lock
 
 
