@@ -245,5 +245,5 @@ def test_a_package_that_cimports_ours_builds_against_an_editable_install(tmp_pat
     source = tmp_path / "embedding"
     shutil.copytree(ROOT / "tests" / "embedding", source, ignore=shutil.ignore_patterns("*.so", "cpu.c", "build"))
     succeeds("setup.py", "--quiet", "build_ext", "--inplace", cwd=source)
-    program = "import embedder.cpu, embedder.engine, dbs_device; print(dbs_device.__file__)"
+    program = "import embedder.cpu, embedder.c_emulator, dbs_device; print(dbs_device.__file__)"
     assert succeeds("-c", program, cwd=source).strip() == str(ROOT / "dbs_device" / "__init__.py")
