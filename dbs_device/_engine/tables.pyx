@@ -13,6 +13,7 @@ from libc.stdint cimport uint64_t
 from .native cimport NativeDevice
 from .platform cimport (
     dbs_generation_store,
+    dbs_replace_int,
     dbs_spinlock_acquire,
     dbs_spinlock_init,
     dbs_spinlock_release,
@@ -57,7 +58,8 @@ cdef object new_int = int.__new__
 cdef class AddressObjects:
     """Makes the IoAddress (or PioAddress) of an offset, and keeps it for the next access.
 
-    Every small one is kept. Above, each has one of 1024 places, and is kept until another one takes the place.
+    Every small one is kept. Above, each has one of 1024 places, and is kept until another one takes the place: the
+    object itself, with another value, if no device has kept it. A new one takes the time of an access.
     """
 
     def __cinit__(self, address_type):
@@ -72,11 +74,14 @@ cdef class AddressObjects:
             if value < SMALL_VALUES:
                 made = self.small[<Py_ssize_t>value] = new_int(self.address_type, value)
                 return made
-            made = self.memo[place]
-            if made is None or self.memo_keys[place] != value:
-                made = self.memo[place] = new_int(self.address_type, value)
+            # Keys are 0 until a place is taken, which no value is here.
+            if self.memo_keys[place] != value:
+                if self.memo_keys[place] == 0 or not dbs_replace_int(
+                    PyList_GET_ITEM(self.memo, <Py_ssize_t>place), self.memo_keys[place], value
+                ):
+                    self.memo[<Py_ssize_t>place] = new_int(self.address_type, value)
                 self.memo_keys[place] = value
-            return made
+            return <object>PyList_GET_ITEM(self.memo, <Py_ssize_t>place)
 
 
 cdef AddressObjects port_objects = AddressObjects(PioAddress)
