@@ -718,3 +718,51 @@ def test_options_cannot_be_set():
             setattr(manager, name, None)
     with pytest.raises(AttributeError):
         manager.other = 1
+
+
+# ----------------------------------------------------------------------------- offsets as objects
+
+# On both sides of the numbers of digits that CPython stores an int in.
+OFFSETS = st.integers(0, 5000) | st.integers(2**30 - 9, 2**30 + 9) | st.integers(2**60 - 9, 2**60 + 9)
+
+
+@given(accesses=st.lists(st.tuples(OFFSETS, st.booleans()), min_size=1, max_size=60))
+def test_an_offset_that_a_device_keeps_stays_what_it_was(accesses):
+    """Objects of offsets are used again, but only those that no device has kept."""
+
+    class Keeping(DeviceIo):
+        unhandled = "ignore"
+
+        def read(self, base, offset, data):
+            seen.append((type(offset), int(offset)))
+            if keeps:
+                kept.add(offset)
+
+    seen, kept = [], set()
+    manager = IoManager()
+    manager.register_device_io(Keeping(), [MMIO.range(0, 2**62)])
+    for offset, keeps in accesses:  # noqa: B007  (read by the device)
+        manager.mmio_load(offset, 1)
+    assert seen == [(IoAddress, offset) for offset, _ in accesses]
+    assert sorted(kept) == sorted({offset for offset, keeps in accesses if keeps})
+
+
+def test_offsets_that_stream_past_kept_ones_leave_them_unchanged():
+    class Keeping(DeviceIo):
+        unhandled = "ignore"
+
+        def read(self, base, offset, data):
+            if offset % 3 == 0:
+                kept.append(offset)
+            seen.append(int(offset))
+
+    kept, seen = [], []
+    manager = IoManager()
+    manager.register_device_io(Keeping(), [MMIO.range(0, 2**32)])
+    offsets = [*range(4096, 20000), *range(2**30 - 2000, 2**30 + 2000)]
+    for offset in offsets:
+        manager.mmio_load(offset, 1)
+    assert seen == offsets
+    assert kept == [offset for offset in offsets if offset % 3 == 0]
+    assert len({id(each) for each in kept}) == len(kept)
+    assert all(hash(each) == hash(int(each)) for each in kept)

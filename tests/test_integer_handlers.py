@@ -1,4 +1,4 @@
-"""Integer handlers (`load`, `store`, `pio_in`, `pio_out`) on every path to a device, against a model in plain Python."""
+"""Integer handlers (`load`, `store`, `pio_in`, `pio_out`) on every path, against a model in plain Python."""
 
 from __future__ import annotations
 
@@ -289,7 +289,10 @@ class Model:
             for name, handler in handlers:
                 setattr(device, name, handler)
             return device
-        methods = {name: (lambda handler: lambda self, *args: handler(*args))(handler) for name, handler in handlers}
+        methods = {
+            name: functools.partialmethod(lambda self, call, *arguments: call(*arguments), handler)
+            for name, handler in handlers
+        }
         return type("OnClass", (base_class,), {**attributes, **methods})()
 
 

@@ -95,7 +95,7 @@ def test_a_note_of_the_devices_own_comes_first():
     assert len(device_notes(error)) == 1 == len(error.__notes__) - 1
 
 
-class Frozen(Exception):
+class FrozenError(Exception):
     """Refuses every attribute."""
 
     def __setattr__(self, name, value):
@@ -105,18 +105,18 @@ class Frozen(Exception):
         raise TypeError("frozen")
 
 
-class Odd(Exception):
+class OddError(Exception):
     __notes__: Any = 5
 
 
-@pytest.mark.parametrize("error", [Frozen("cold"), Odd("five")], ids=["frozen", "notes are a number"])
+@pytest.mark.parametrize("error", [FrozenError("cold"), OddError("five")], ids=["frozen", "notes are a number"])
 @each_space
 def test_an_exception_that_takes_no_note_comes_out_unchanged(space, error):
     manager = map_both(Failing(error))
     with pytest.raises(type(error)) as caught:
         space.load(manager, 0x100, 1)
     assert caught.value is error
-    assert device_notes(error) == [] if isinstance(error, Frozen) else error.__notes__ == 5
+    assert device_notes(error) == [] if isinstance(error, FrozenError) else error.__notes__ == 5
 
 
 def test_a_device_whose_repr_fails_is_named_by_its_type():
@@ -394,7 +394,7 @@ def test_nothing_is_logged_or_counted_unless_asked(caplog):
     manager = IoManager(open_bus=0xFF)
     manager.mmio_load(0, 1)
     assert (manager.log_unowned, manager.unowned_accesses, logged(caplog)) == (False, 0, [])
-    with pytest.raises(ValueError, match="^log_unowned takes an open_bus"):
+    with pytest.raises(ValueError, match=r"^log_unowned takes an open_bus"):
         IoManager(log_unowned=True)
 
 

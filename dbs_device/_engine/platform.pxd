@@ -14,6 +14,7 @@ cdef extern from * nogil:
     #include <stdatomic.h>
     #include <stddef.h>
     #include <stdint.h>
+    #include <string.h>
 
     /* A number that threads read and write unordered: values may be stale, but not torn. */
     typedef _Atomic uint32_t dbs_hint;
@@ -129,6 +130,39 @@ cdef extern from * nogil:
         return DBS_OTHER;
     }
 
+    /* Give `object`, an instance of a subclass of int without attributes, another value, if the caller's reference is the
+       only one. Returns whether it did.
+       An int is immutable to those who can see it. With one reference, which is the caller's, and without weak references,
+       which CPython gives no variable-sized object, nobody can; its hash is not stored. CPython itself reuses tuples
+       by this rule (enumerate, zip). What follows the header is copied from an int of the new value, as int.__new__ does
+       for a subclass; the memory suffices for the same number of digits. Values are above those of small ints. */
+    static inline int dbs_replace_int(PyObject *object, uint64_t old_value, uint64_t value) {
+    #ifdef Py_GIL_DISABLED
+        (void)object; (void)old_value; (void)value;
+        return 0;
+    #else
+        Py_ssize_t digits = 1;
+        uint64_t rest = value >> PyLong_SHIFT;
+        PyObject *plain;
+        for (old_value >>= PyLong_SHIFT; rest != 0 && old_value != 0; digits++) {
+            rest >>= PyLong_SHIFT;
+            old_value >>= PyLong_SHIFT;
+        }
+        if (rest != 0 || old_value != 0 || Py_REFCNT(object) != 1) {
+            return 0;
+        }
+        plain = PyLong_FromUnsignedLongLong(value);
+        if (plain == NULL) {
+            PyErr_Clear();
+            return 0;
+        }
+        memcpy((char *)object + sizeof(PyObject), (char *)plain + sizeof(PyObject),
+               (size_t)(PyLong_Type.tp_basicsize + digits * PyLong_Type.tp_itemsize) - sizeof(PyObject));
+        Py_DECREF(plain);
+        return 1;
+    #endif
+    }
+
     /* A critical section of CPython around code that raises nothing; empty on builds with a GIL. */
     #ifdef Py_GIL_DISABLED
     typedef PyCriticalSection dbs_critical_section;
@@ -181,6 +215,8 @@ cdef extern from *:
         DBS_FLAT_VIEW
         DBS_BYTES
     int dbs_usual_memory(object data, bint for_read, uint8_t **memory, size_t *size) noexcept
+
+    bint dbs_replace_int(PyObject *object, uint64_t old_value, uint64_t value) noexcept
 
     ctypedef struct dbs_critical_section:
         pass

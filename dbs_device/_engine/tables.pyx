@@ -15,6 +15,7 @@ from .lock cimport fork_count
 from .native cimport NativeDevice
 from .platform cimport (
     dbs_generation_store,
+    dbs_replace_int,
     dbs_spinlock_acquire,
     dbs_spinlock_init,
     dbs_spinlock_release,
@@ -59,7 +60,8 @@ cdef object new_int = int.__new__
 cdef class AddressObjects:
     """A cache of the IoAddress (or PioAddress) objects of offsets.
 
-    All small ones stay in it. The others share 1024 places by their hash: a new one replaces the one in its place.
+    All small ones stay in it. The others share 1024 places by their hash: a new one replaces the one in its place, and
+    is that object with another value if no device has kept it.
     """
 
     def __cinit__(self, address_type):
@@ -74,11 +76,14 @@ cdef class AddressObjects:
             if value < SMALL_VALUES:
                 made = self.small[<Py_ssize_t>value] = new_int(self.address_type, value)
                 return made
-            made = self.memo[place]
-            if made is None or self.memo_keys[place] != value:
-                made = self.memo[place] = new_int(self.address_type, value)
+            # Keys are 0 until a place is taken, which no value is here.
+            if self.memo_keys[place] != value:
+                if self.memo_keys[place] == 0 or not dbs_replace_int(
+                    PyList_GET_ITEM(self.memo, <Py_ssize_t>place), self.memo_keys[place], value
+                ):
+                    self.memo[<Py_ssize_t>place] = new_int(self.address_type, value)
                 self.memo_keys[place] = value
-            return made
+            return <object>PyList_GET_ITEM(self.memo, <Py_ssize_t>place)
 
 
 cdef AddressObjects port_objects = AddressObjects(PioAddress)
