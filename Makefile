@@ -35,7 +35,7 @@ test: $(VENV)/.ready ## run the tests
 lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
 
@@ -55,5 +55,5 @@ wheel: $(VENV)/.ready ## build dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info dbs_device/*.so dbs_device/*.html
+	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info dbs_device/*.so dbs_device/*.html dbs_device/_engine/*.so dbs_device/_engine/*.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
