@@ -136,7 +136,8 @@ class IrqLine:
                 try:
                     sink(level)
                 except BaseException as raised:
-                    error = error or raised
+                    if error is None:
+                        error = raised
         if error is not None:
             raise error
 

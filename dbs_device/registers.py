@@ -54,7 +54,7 @@ from typing import (
 
 from ._engine import register_layout as layouts
 from ._engine.registers import EnumBase, FieldBase, FieldTarget, FlagBase, RegisterBase, RegisterFile
-from .errors import LayoutError, StateError
+from .errors import LayoutError, RegisterAccessError, StateError
 from .interrupts import IrqLine
 
 __all__ = [
@@ -77,11 +77,14 @@ __all__ = [
     "Field",
     "Flag",
     "Interrupt",
+    "LayoutError",
     "NativeHooks",
     "PageSelect",
     "Register",
+    "RegisterAccessError",
     "RegisterAlias",
     "RegisterBank",
+    "StateError",
     "UnimplementedRange",
     "on_change",
     "on_read",

@@ -31,10 +31,9 @@ class RegisterTable(Directive):  # type: ignore[misc]  # docutils has no types
 
     def run(self) -> list[Any]:
         """Return the table as docutils nodes."""
-        head, *rows = self.bank().table_rows()
+        head, *rows = table = self.bank().table_rows()
         group = nodes.tgroup(cols=len(head))
-        columns = zip(head, *rows, strict=True)
-        group += [nodes.colspec(colwidth=max(map(len, column))) for column in columns]  # characters, in text output
+        group += [nodes.colspec(colwidth=max(map(len, column))) for column in zip(*table, strict=True)]
         group += [nodes.thead("", table_row(head)), nodes.tbody("", *map(table_row, rows))]
         return [nodes.table("", group, classes=["register-table"])]
 

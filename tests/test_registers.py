@@ -1313,6 +1313,30 @@ def test_an_enum_fits_its_field():
     assert bank_of(Mode(0)).R.COLOR is Color.RED
 
 
+def test_an_array_that_a_subclass_shortens_must_have_the_elements_that_hooks_name():
+    with pytest.raises(LayoutError, match=r"Short.third \(on_write\) names CH\[2\], which the bank does not have"):
+
+        class Short(Dma):
+            CH = Array(Channel(0x10), 2, 0x8)
+
+    class Shorter(Usart):
+        X = Array(Register(0x20), 2)
+
+    with pytest.raises(IndexError, match="X does not have the element 2"):
+        Shorter.X.each._of_bank(Shorter(), 2)
+
+
+def test_a_class_that_brings_a_layout_of_its_own_is_refused():
+    layout = type(Usart._layout)
+    for wrong in (layout.__new__(layout), 5, None):
+        bank = type("Wrong", (Usart,), {})
+        bank._layout = wrong
+        with pytest.raises(TypeError):
+            bank()
+    with pytest.raises(TypeError, match="initialised once"):
+        Usart._layout.__init__(*[None] * 15)
+
+
 def test_65_lines_are_too_many():
     register = Register(0)
     lines = {f"irq{number}": Interrupt(status=register) for number in range(65)}

@@ -232,6 +232,8 @@ class Builder:
             raise self.error(f"{purpose} names {name}, which is not a register of the bank")
         first = self.first_number[target.declaration]
         if target.element is not None:
+            if target.element >= (spec.count or 1):
+                raise self.error(f"{purpose} names {spec.label(target.element)}, which the bank does not have")
             return [(None, first + target.element)]
         if spec.count is None:
             return [(None, first)]

@@ -235,6 +235,7 @@ cdef class Hook:
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Layout:
     """All that the banks of one class have in common. Made by `dbs_device.registers`, which has checked it.
 
@@ -268,6 +269,7 @@ cdef class Layout:
 
     cdef Shape shape
     cdef void *port_memory
+    cdef bint is_complete
     cdef readonly list declarations
     cdef readonly dict numbers
     cdef readonly list counters
@@ -303,6 +305,7 @@ cdef class Layout:
         self.take_lines(lines)
         self.take_ports(ports)
         self.take_indices(indices)
+        self.is_complete = True
 
     cdef int take_registers(self, list registers) except -1:
         cdef Shape *shape = &self.shape
@@ -568,7 +571,8 @@ cdef int call_lines(RegisterFile bank, uint64_t lines) except -1 with gil:
             try:
                 call_line(bank, number)
             except BaseException as raised:
-                error = error or raised
+                if error is None:
+                    error = raised
     if error is not None:
         raise error
     return 0
@@ -881,7 +885,7 @@ cdef class RegisterFile(NativeDevice):
     def __cinit__(self, *_arguments, **_keywords):
         cdef Layout layout = getattr(type(self), "_layout", None)
         cdef Shape *shape
-        if layout is None or layout.port_memory == NULL:
+        if layout is None or not layout.is_complete:
             raise TypeError(f"{type(self).__name__} declares no registers: make a subclass that does")
         shape = &layout.shape
         self._layout = layout
@@ -1144,6 +1148,8 @@ cdef class RegisterBase:
         number = (<Layout>bank._layout).numbers.get(self)
         if number is None:
             raise TypeError(f"{type(bank).__name__} does not have the register {self.name}")
+        if not 0 <= (element or 0) < (self.spec.count or 1):
+            raise IndexError(f"{self.name} does not have the element {element}")
         twin = self.twin(element)
         twin._bank = bank
         twin._number = number + (element or 0)
