@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -272,6 +275,77 @@ def test_a_keyboard_interrupt_undoes_as_well(machine: Machine) -> None:
     with pytest.raises(KeyboardInterrupt):
         machine.devices.add_device("card", card)
     assert machine.state() == before
+
+
+# -- a signal handler that raises
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt once, where CPython may call a signal handler: as one of the package's functions begins,
+    or after it has called a C function. (Where a loop starts over, it may as well: the loops concerned contain calls.)
+    """
+
+    def __init__(self, countdown: int) -> None:
+        self.countdown = countdown
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        if event in ("call", "c_return") and frame.f_globals["__name__"].startswith("dbs_device"):
+            self.countdown -= 1
+            if self.countdown == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+def interrupt_everywhere(operate: Callable[[], object], check: Callable[[], None]) -> None:
+    """Interrupt an operation at each possible point, and call `check` each time."""
+    for countdown in itertools.count(1):
+        sys.setprofile(Interrupter(countdown))
+        try:
+            operate()
+        except KeyboardInterrupt:
+            check()
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+    assert countdown > 20
+
+
+@pytest.mark.parametrize("protected", [False, True], ids=["plain", "Mutex"])
+def test_an_interrupted_addition_or_removal_leaks_nothing(protected: bool) -> None:
+    machine = Machine()
+    initial = repr(machine.resources)
+
+    def check() -> None:
+        for name in list(machine.devices):
+            machine.devices.remove_device(name)
+        assert repr(machine.resources) == initial
+        assert len(machine.bus.mmio_bus) == len(machine.bus.pio_bus) == 0
+
+    def add_and_remove() -> None:
+        device, _ = pair_of_card(protected)
+        machine.devices.add_device("card", device, shared_irq=True)
+        machine.devices.remove_device("card")
+
+    interrupt_everywhere(add_and_remove, check)
+    check()
+    add_and_remove()  # the name is free
+
+
+@pytest.mark.parametrize("constraint", [ResourceConstraint.new_mmio(0x1000), ResourceConstraint.new_legacy_irq()])
+def test_an_interrupted_allocation_allocates_nothing(machine: Machine, constraint: ResourceConstraint) -> None:
+    machine.resources.allocate_device_resources([constraint] * 2)
+    before = repr(machine.resources)
+
+    def check() -> None:
+        assert repr(machine.resources) == before
+
+    def allocate() -> None:
+        resources = machine.resources.allocate_device_resources([constraint] * 2, shared_irq=True)
+        sys.setprofile(None)
+        machine.resources.free_device_resources(resources)
+
+    interrupt_everywhere(allocate, check)
 
 
 def test_resources_that_were_freed_by_hand_do_not_make_the_others_leak(machine: Machine) -> None:
