@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import Any
 
 import pytest
+from helpers import interrupt_everywhere
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -278,37 +277,6 @@ def test_a_keyboard_interrupt_undoes_as_well(machine: Machine) -> None:
 
 
 # -- a signal handler that raises
-
-
-class Interrupter:
-    """Raises KeyboardInterrupt once, where CPython may call a signal handler: as one of the package's functions begins,
-    or after it has called a C function. (Where a loop starts over, it may as well: the loops concerned contain calls.)
-    """
-
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
-        if event in ("call", "c_return") and frame.f_globals["__name__"].startswith("dbs_device"):
-            self.countdown -= 1
-            if self.countdown == 0:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
-
-
-def interrupt_everywhere(operate: Callable[[], object], check: Callable[[], None]) -> None:
-    """Interrupt an operation at each possible point, and call `check` each time."""
-    for countdown in itertools.count(1):
-        sys.setprofile(Interrupter(countdown))
-        try:
-            operate()
-        except KeyboardInterrupt:
-            check()
-        else:
-            break
-        finally:
-            sys.setprofile(None)
-    assert countdown > 20
 
 
 @pytest.mark.parametrize("protected", [False, True], ids=["plain", "Mutex"])

@@ -205,10 +205,10 @@ cdef void destroy(void *handle) noexcept:
     Py_DECREF(<object>owned.manager)
 
 
-cdef void report_unraisable(object error, object manager) noexcept:
-    """Pass an exception that was never popped to `sys.unraisablehook`."""
+cdef void report_unraisable(object error, object owner) noexcept:
+    """Pass an exception that no caller pops to `sys.unraisablehook`."""
     PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(manager)
+    PyErr_WriteUnraisable(owner)
 
 
 cdef PyObject *pop_exception(void *handle) noexcept:
