@@ -31,6 +31,7 @@ from .errors import (
     ResourceError,
     TransactionError,
     UnknownDeviceError,
+    add_note,
 )
 from .resource_manager import ResourceManager
 from .resources import DeviceResources, ResourceConstraint
@@ -447,4 +448,5 @@ def _attempt(step: Callable[[], None], failure: BaseException) -> None:
     try:
         step()
     except Exception as error:
-        failure.add_note(f"while undoing the previous steps: {error!r}")
+        note = f"while undoing the previous steps: {error!r}"
+        add_note(failure, note, topic=note)

@@ -48,7 +48,7 @@ from ._engine.trace_data import (
     ranges_of,
 )
 from .address import Space
-from .errors import format_count
+from .errors import add_note, format_count
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -499,7 +499,8 @@ def replay(
         except Exception as error:
             verb = "write" if access.write else "read"
             size = format_count(access.size, "byte")
-            error.add_note(f"in the replay of access {index}: a {verb} of {size} at {access.space} {access.addr:#x}")
+            topic = "in the replay of access"
+            add_note(error, f"{topic} {index}: a {verb} of {size} at {access.space} {access.addr:#x}", topic)
             raise
         accesses += 1
         if access.write or not compared:

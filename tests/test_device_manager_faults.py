@@ -235,6 +235,24 @@ def test_errors_while_undoing_are_notes_on_the_first_error() -> None:
     assert machine.state() == before
 
 
+def test_an_error_that_takes_no_notes_does_not_stop_the_undoing(machine: Machine) -> None:
+    class FrozenError(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    card = SharedCard()
+    before = machine.state()
+
+    def fail(name: str) -> None:
+        if name in ("get_trapped_io_resources", "release_resources"):
+            raise FrozenError(name)
+
+    card.on_call = fail
+    with pytest.raises(FrozenError, match="get_trapped_io_resources"):
+        machine.devices.add_device("card", card)
+    assert machine.state() == before
+
+
 def test_a_commit_with_a_callback_that_always_raises_is_undone_once(machine: Machine) -> None:
     before = machine.state()
     told = []

@@ -1030,6 +1030,19 @@ class TestReplay:
             replay(make_trace((0, 0, 0x80, 1, 0xFF)), manager)
         assert missing.value.__notes__ == ["in the replay of access 0: a read of 1 byte at PIO 0x80"]
 
+    def test_an_exception_that_comes_out_again_has_one_note(self):
+        class Busy(DeviceIo):
+            def read(self, base, offset, data):
+                raise error
+
+        error = OSError("busy")
+        manager = IoManager()
+        manager.register_device_io(Busy(), DeviceResources([Resource.MmioAddressRange(0, 8)]))
+        for offset in (4, 6):
+            with pytest.raises(OSError, match="busy"):
+                replay(make_trace((1, 0, offset, 2, 0)), manager)
+        assert error.__notes__ == ["in the replay of access 0: a read of 2 bytes at MMIO 0x6"]
+
     def test_an_open_bus_answers_unowned_accesses(self):
         trace = make_trace((0, 0, 0x80, 1, 0xFF), (0, 1, 0x80, 1, 0), (1, 0, 0, 8, 2**64 - 1))
         assert replay(trace, IoManager(open_bus=0xFF)).differences == 0
