@@ -58,8 +58,8 @@ def describe_device(device: object) -> str:
 def add_note(error: BaseException, note: str, topic: str) -> None:
     """Add a note to an exception, in place of an earlier one that contains `topic`.
 
-    A device may raise one exception again and again, whose notes must not pile up, or one that refuses attributes, which
-    must come out unchanged.
+    A device may raise one exception again and again, whose notes must not pile up, or one that refuses attributes,
+    which must come out unchanged.
     """
     with suppress(Exception):
         notes: list[str] = getattr(error, "__notes__", [])

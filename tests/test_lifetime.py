@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ from helpers import ACCESSES, MMIO, PIO, SPACES, Recorder, assert_free, map_both
 
 from dbs_device import (
     Bus,
+    CallbackHandle,
     DeviceIo,
     DeviceIoMut,
     InvalidRangeError,
@@ -25,6 +27,7 @@ from dbs_device import (
     NoDeviceError,
     Resource,
     Transaction,
+    entry_point_addresses,
 )
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
@@ -677,6 +680,27 @@ def test_resources_of_the_map_survive_a_pickle():
     manager = IoManager()
     manager.register_device_io(DeviceIo(), [Resource.MmioAddressRange(0x10, 0x20)])
     assert b"MmioAddressRange" not in pickle.dumps(manager)
+
+
+@pytest.mark.parametrize("is_pending", [False, True], ids=["no exception", "pending exception"])
+def test_a_device_that_owns_a_handle_of_its_manager_is_collected(is_pending, monkeypatch):
+    class Failing(DeviceIo):
+        def read(self, base, offset, data):
+            raise ValueError(self.handle)
+
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(type(report.exc_value)))
+    manager, device = IoManager(), Failing()
+    device.handle = CallbackHandle(manager)
+    manager.register_device_io(device, [MMIO.range(0, 16)])
+    if is_pending:
+        load = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint)
+        assert load(entry_point_addresses()["mmio_load"])(device.handle.address, 0, 4) == 0
+    references = [weakref.ref(each) for each in (manager, device, device.handle)]
+    del manager, device
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert reports in ([], [ValueError] * is_pending)
 
 
 @pytest.mark.parametrize(
