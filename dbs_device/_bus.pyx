@@ -34,6 +34,7 @@ from ._engine.tables cimport (
     PublishedTables,
     SpaceId,
     are_current,
+    check_device,
     current_tables,
     mapped_ranges,
     new_entry,
@@ -48,8 +49,9 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import render_map, same_map, trapped_ranges
+from ._engine.address_map import check_range, render_map, same_map, trapped_ranges
 from ._engine.unowned import UnownedAccesses
+from .address import Space
 from .errors import format_count
 
 __all__ = ["ABI_VERSION", "IoManager"]
@@ -730,9 +732,12 @@ cdef class IoManager:
         cdef Transaction transaction
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
-        entries = [
-            new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last, device, name in ranges
-        ]
+        entries = []
+        for space, base, last, device, name in ranges:  # of a pickle, which may be damaged
+            space = Space(space)
+            check_range(space, base, last)
+            check_device(device)
+            entries.append(new_entry(<SpaceId><int>space, base, last, device, name))
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)

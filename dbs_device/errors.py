@@ -7,6 +7,8 @@ are inclusive.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from .address import Space
 
 __all__ = [
@@ -79,6 +81,19 @@ def add_access_note(
 def missing_exception(device: object) -> SystemError:
     """Return the error of a native device that has returned -1 without setting an exception."""
     return SystemError(f"{describe_device(device)} returned -1 without setting an exception")
+
+
+def add_note(error: BaseException, note: str, topic: str) -> None:
+    """Add a note to an exception, in place of an earlier one that contains `topic`.
+
+    A device may raise one exception again and again, whose notes must not pile up, or one that refuses attributes,
+    which must come out unchanged.
+    """
+    with suppress(Exception):
+        notes: list[str] = getattr(error, "__notes__", [])
+        if any(topic in each for each in notes):
+            error.__notes__ = [each for each in notes if topic not in each]
+        error.add_note(note)
 
 
 class DeviceModelError(Exception):

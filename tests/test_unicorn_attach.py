@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 from helpers import Recorder
@@ -220,6 +221,45 @@ def test_detaching_undoes_what_was_followed_too() -> None:
     assert guest.mapped == []
     guest.manager.register_device_io(device, mmio(0x20000))
     assert guest.mapped == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda uc, first, size: uc.mem_protect(first, size, UC_PROT_READ),
+        lambda uc, first, size: uc.mem_protect(address=first, size=size),
+        lambda uc, first, size: uc.mem_unmap(first, size),
+    ],
+)
+def test_the_pages_of_a_window_cannot_be_changed_by_others(change: Callable[[Uc, int, int], None]) -> None:
+    guest = guest_with(device := Recorder(answer=ANSWER))
+    guest.manager.register_device_io(device, mmio(DEVICE + PAGE, 3 * PAGE))
+    guest.uc.mem_map(DEVICE - PAGE, PAGE)
+    for first, size in ((DEVICE, PAGE), (DEVICE + 3 * PAGE, 2 * PAGE), (DEVICE - PAGE, 2 * PAGE), (DEVICE, 4 * PAGE)):
+        with pytest.raises(
+            DeviceModelError,
+            match=f"^cannot protect or unmap {first:#x}..{first + size - 1:#x}: "
+            f"{DEVICE:#x}..{DEVICE + 4 * PAGE - 1:#x} is mapped for MMIO ranges$",
+        ):
+            change(guest.uc, first, size)
+    assert guest.run(load(DEVICE + 2 * PAGE + 4)) == WORD
+    assert device.calls[-1][1:3] == (DEVICE + PAGE, PAGE + 4)
+    change(guest.uc, DEVICE - PAGE, PAGE)
+    guest.bridge.detach()
+    with pytest.raises(UcError):
+        change(guest.uc, DEVICE, PAGE)
+
+
+def test_detaching_finishes_even_if_a_window_is_gone() -> None:
+    guest = guest_with(Recorder())
+    guest.manager.register_device_io(Recorder(), mmio(0x20000))
+    Uc.mem_unmap(guest.uc, DEVICE, PAGE)  # past the bridge, which would refuse it
+    with pytest.raises(UcError):
+        guest.bridge.detach()
+    assert guest.mapped == []
+    bridge = attach(guest.uc, guest.manager)
+    assert len(guest.mapped) == 2
+    bridge.detach()
 
 
 def test_detaching_again_does_nothing() -> None:
