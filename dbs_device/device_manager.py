@@ -331,7 +331,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
         """Undo the steps that an addition has made before its failure. An interrupt does not skip the next one."""
         try:
             if entry.trapped:
-                _attempt(lambda: self._unregister(entry), failure)
+                _attempt(lambda: self._unregister(name, entry), failure)
         finally:
             try:
                 if entry.must_release:

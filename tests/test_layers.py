@@ -11,7 +11,7 @@ from helpers import fenced_blocks
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dbs_device"
 DOCUMENT = ROOT / "docs" / "development.md"
-LAYERS = ["vocabulary", "engine", "door", "flow", "bridges"]
+LAYERS = ["vocabulary", "engine", "door", "flow", "devices", "bridges", "tools"]
 ROW = re.compile(r"^\| (\w+) \| `([\w/]+)` \| .* \| ?(.*?) ?\|$", re.MULTILINE)
 
 # Of each module, by its path without suffix: the layer, and what it imports of that layer.
@@ -32,10 +32,13 @@ def sources():
 def imported_modules(path):
     """Modules of the package that a file imports or cimports when it runs: not for type checkers."""
     text = re.sub(r"^if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text(), flags=re.MULTILINE)
-    for dots, name in re.findall(r"^ *from (\.+)([\w.]*) c?import ", text, re.MULTILINE):
-        folder = path.parents[len(dots) - 1]
-        assert name, f"{path}: import names from a module, not modules from a package"
-        yield folder.joinpath(*name.split(".")).relative_to(PACKAGE).as_posix()
+    for dots, name, names in re.findall(r"^ *from (\.+)([\w.]*) c?import (.*)$", text, re.MULTILINE):
+        origin = path.parents[len(dots) - 1].joinpath(*name.split("."))
+        # From a package, modules are imported, or what its __init__.py has.
+        modules = [origin / each for each in re.findall(r"(\w+)(?: as \w+)?", names)] if origin.is_dir() else [origin]
+        for module in modules:
+            if not origin.is_dir() or any(module.with_suffix(suffix).exists() for suffix in (".py", ".pyx", ".pxd")):
+                yield module.relative_to(PACKAGE).as_posix()
     absolute = re.findall(r"^ *(?:from|c?import) dbs_device", text, re.MULTILINE)
     assert not absolute, f"{path}: within the package, imports are relative"
 

@@ -29,7 +29,7 @@ from .tables cimport (
 import operator
 
 from ..device import Mutex
-from ..errors import NoDeviceError, add_access_note, describe_device, format_count
+from ..errors import NoDeviceError, add_access_note, describe_device, format_count, missing_exception
 
 
 cdef extern from "Python.h":
@@ -126,7 +126,7 @@ cdef int log_unowned(
 
 
 cdef int raise_missing_exception(object device) except -1:
-    raise SystemError(f"{describe_device(device)} returned -1 without setting an exception")
+    raise missing_exception(device)
 
 
 cdef int native_failed(
