@@ -550,17 +550,20 @@ cdef inline LineState *line_state(RegisterFile bank, uint32_t number) noexcept n
     return <LineState *>bank._lines + number
 
 
-cdef int update_lines(RegisterFile bank, uint64_t lines) except -1 nogil:
+cdef inline int update_lines(RegisterFile bank, uint64_t lines) except -1 nogil:
     """Call those of the lines whose level has changed."""
-    cdef uint32_t number
-    cdef uint64_t rest = lines
-    for number in range(64):
-        if not rest:
-            return 0
-        if rest & 1 and level_of(bank, number) != word_load_ordered(&line_state(bank, number).level, 0):
-            return call_lines(bank, lines)
-        rest >>= 1
+    if lines and a_level_has_changed(bank, lines):
+        return call_lines(bank, lines)
     return 0
+
+
+cdef bint a_level_has_changed(RegisterFile bank, uint64_t lines) noexcept nogil:
+    cdef uint32_t number
+    for number in range(shape_of(bank).line_count):
+        if (lines >> number) & 1:
+            if level_of(bank, number) != word_load_ordered(&line_state(bank, number).level, 0):
+                return True
+    return False
 
 
 cdef int call_lines(RegisterFile bank, uint64_t lines) except -1 with gil:
