@@ -144,7 +144,10 @@ def test_an_exception_that_is_raised_again_and_again_has_one_note():
     for addresses in ((0x1000, 0x1008), (0x1008,), (0x1000, 0x1000, 0x1008)):
         with pytest.raises(ValueError, match="busy"):
             manager.mmio_load_many(u64(*addresses), 4)
-    assert error.__notes__ == ["of the device", "2 of 3 accesses were done before this one"]
+    of_device, of_access, of_batch = error.__notes__
+    assert of_device == "of the device"
+    assert of_access.startswith("device access: MMIO read of 4 bytes at 0x1008, ")
+    assert of_batch == "2 of 3 accesses were done before this one"
     assert error.accesses_done == 2
 
 

@@ -1045,7 +1045,9 @@ class TestReplay:
         for offset in (4, 6):
             with pytest.raises(OSError, match="busy"):
                 replay(make_trace((1, 0, offset, 2, 0)), manager)
-        assert error.__notes__ == ["in the replay of access 0: a read of 2 bytes at MMIO 0x6"]
+        of_device, of_replay = error.__notes__
+        assert of_device.startswith("device access: MMIO read of 2 bytes at 0x4, ")  # the first of them
+        assert of_replay == "in the replay of access 0: a read of 2 bytes at MMIO 0x6"
 
     def test_an_open_bus_answers_unowned_accesses(self):
         trace = make_trace((0, 0, 0x80, 1, 0xFF), (0, 1, 0x80, 1, 0), (1, 0, 0, 8, 2**64 - 1))
