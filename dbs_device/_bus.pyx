@@ -629,7 +629,9 @@ cdef class IoManager:
         cdef Transaction transaction
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
-        entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last, device, name in ranges]
+        entries = [
+            new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last, device, name in ranges
+        ]
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)

@@ -404,8 +404,8 @@ cdef int write_integers(
         PyBuffer_Release(&held)
 
 
-# For calls as if nothing was raised, which is told by a result of -1: a try statement would save and restore the exception
-# state on every access.
+# For calls as if nothing was raised, which is told by a result of -1: a try statement would save and restore the
+# exception state on every access.
 ctypedef int (*LogCall)(
     IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
 ) noexcept

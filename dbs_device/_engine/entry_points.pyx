@@ -50,7 +50,7 @@ cdef struct OwnedHandle:
 
 
 cdef int beyond_the_space(IoTables tables, size_t size, uint64_t *value) noexcept nogil:
-    """Make an access for which `base` + address wraps around: there is nothing at the last address and the next ones."""
+    """Make an access for which `base` + address wraps around: nothing is at the last address and the next ones."""
     cdef uint64_t last_address = <uint64_t>-1
     if not is_integer_size(size, MMIO):
         return wrong_size_raised(size, MMIO)

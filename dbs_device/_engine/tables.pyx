@@ -228,8 +228,8 @@ cdef int warn_if_unhandled(list entries) except -1:
         classes_warned_about.add(cls)
         handlers = ", ".join(pio_handlers if entry.space == PIO else mmio_handlers)
         warnings.warn(
-            f"{cls.__name__} is registered for {space_of(entry.space)} {format_range(entry.base, entry.last)} and has no "
-            f"handler for it ({handlers}); if that is intended: unhandled = \"ignore\"",
+            f"{cls.__name__} is registered for {space_of(entry.space)} {format_range(entry.base, entry.last)} and has "
+            f"no handler for it ({handlers}); if that is intended: unhandled = \"ignore\"",
             UnhandledSpaceWarning,
         )
     return 0

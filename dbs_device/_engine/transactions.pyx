@@ -315,7 +315,9 @@ cdef list new_entries(object device, object resources, object name):
     check_device(device)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {type(name).__name__}")
-    entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in trapped_ranges(resources)]
+    entries = [
+        new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in trapped_ranges(resources)
+    ]
     warn_if_unhandled(entries)
     return entries
 
