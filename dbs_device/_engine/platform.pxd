@@ -132,11 +132,10 @@ cdef extern from * nogil:
 
     /* Give `object`, an instance of a subclass of int without attributes, another value, if the caller's reference is
        the only one. Returns whether it did.
-       An int is immutable to those who can see it. With one reference, which is the caller's, and without weak
-       references, which CPython gives no variable-sized object, nobody can; its hash is not stored. CPython itself
-       reuses tuples by this rule (enumerate, zip). What follows the header is copied from an int of the new value, as
-       int.__new__ does for a subclass; the memory suffices for the same number of digits. Values are above those of
-       small ints. */
+       An int is immutable to those who can see it. With one reference, the caller's, nobody else can: CPython has no
+       weak references to variable-sized objects, and an int does not store its hash. enumerate and zip reuse their
+       tuples by the same rule. What follows the header is copied from an int of the new value, as int.__new__ does for
+       a subclass; the memory suffices for the same number of digits. Both values must be above those of small ints. */
     static inline int dbs_replace_int(PyObject *object, uint64_t old_value, uint64_t value) {
     #ifdef Py_GIL_DISABLED
         (void)object; (void)old_value; (void)value;
