@@ -724,8 +724,8 @@ def test_a_device_that_owns_a_handle_of_its_manager_is_collected(is_pending, mon
 )
 def test_the_ranges_of_a_damaged_pickle_are_refused(ranges, error, message):
     manager = IoManager.__new__(IoManager)
+    state = [(1, 0x1000, 0x1FFF, DeviceIo(), None), *((*each, None) for each in ranges)]
     with pytest.raises(error) as caught:
-        state = [(1, 0x1000, 0x1FFF, DeviceIo(), None), *((*each, None) for each in ranges)]
         manager.__setstate__(({}, state, None))
     assert str(caught.value).startswith(message)
     assert len(manager.mmio_bus) == len(manager.pio_bus) == 0
