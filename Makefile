@@ -39,7 +39,7 @@ test-fast: ## run the tests but the slow ones
 lint: set-up ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
 

@@ -5,8 +5,8 @@ The counts come from callgrind and repeat to the instruction, so that noise cann
 it holds none, the counts are shown and nothing fails. ``--update`` writes the counts of this machine into it.
 ``--functions REGEX`` shows where the instructions of an operation go instead.
 
-What the package's own compiled code takes is compared always. The total, with CPython's part in it, is compared where
-the interpreter is the very build that the baseline was made with.
+The instructions of the package's own compiled code are always compared. The total, which includes CPython's part, is
+compared if the interpreter is the very build that the baseline was made with.
 """
 
 from __future__ import annotations

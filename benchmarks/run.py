@@ -1,7 +1,7 @@
 """Runs the benchmarks and writes the report: `python benchmarks/run.py [SUITE ...] [--quick] [--only REGEX]`.
 
 Every suite is run several times, one round after the other; a round is one pyperf worker that measures all its cases
-(``measure.py``). What is written into bench-report/:
+(``measure.py``). It writes into bench-report/:
 
     results.json    pyperf's format: `python -m pyperf compare_to before/results.json after/results.json`
     report.md       the headline numbers, tables and plots

@@ -12,7 +12,8 @@ Ownership and the GIL
     * A call on the manager itself (`c_manager_...`) pins its current tables for that call only. The caller holds a
       reference to the manager.
     * For a `NativeDevice` no GIL is taken and no Python object is touched. For a Python device the GIL is taken for the
-      time of the call. All functions here may be called with or without the GIL, from any thread.
+      time of the call, as it is for an unowned access that is logged (`IoManager(log_unowned=True)`). All functions
+      here may be called with or without the GIL, from any thread.
 
 Results of an access
     0   served.
@@ -24,19 +25,33 @@ Results of an access
         native device that returns -1 without an exception is a SystemError.
 
 Threads that Python does not know
-    Such a thread keeps the Python thread state in which an exception was set, so that the caller finds it. A native
-    device that raises must hold a thread state of its own before it is called: `PyGILState_Ensure`, then
-    `PyEval_SaveThread`, once for each thread.
+    The functions work there too. A thread that makes more than a few accesses should have a Python thread state for as
+    long as it runs. In Cython, its outermost function is `with gil`, and releases the GIL inside:
+
+        cdef void *run_cpu(void *argument) noexcept with gil:
+            with nogil:
+                ...  # the loop
+
+    In C: `PyGILState_Ensure` and `PyEval_SaveThread`, and at its end `PyEval_RestoreThread` and `PyGILState_Release`.
+    Otherwise CPython makes a thread state for each call of a Python device, and
+    * when -1 is returned, the thread keeps the state in which the exception is set, so that the caller finds it with
+      the GIL. That state is not freed when the thread ends;
+    * a native device must not raise: the end of its `with gil` block deletes the exception with the thread state. The
+      access then fails with a `SystemError`, or the process crashes (CPython 3.12 and later, in the traceback that
+      Cython adds).
 
 Memory
     The memory of a read is zeroed before the device sees it. A native device gets the caller's own memory for the time
     of the call, a Python device a copy, which it may keep.
 
 Stability
-    A module that cimports this file imports `dbs_device`, `dbs_device._bus` and, for `NativeDevice`,
-    `dbs_device._engine.native`, and no others. The signatures of functions are checked when it is imported. Virtual
-    method tables are not: methods are only ever added at the end, and `ABI_VERSION` changes when anything else does.
-    Call `c_check_abi()` when your module is imported. Everything that is not named in this file is private.
+    A module that cimports this file imports `dbs_device`, `dbs_device._bus` and `dbs_device._engine.native`, and no
+    others. Everything that is not named in this file is private.
+
+    Call `c_check_abi()` when your module is imported. Cython checks the signatures of the functions then, but neither
+    the methods of `NativeDevice` nor the layout of the classes. As long as `ABI_VERSION` is the same, functions are
+    added, and nothing else changes. Not even a method at the end of `NativeDevice`, which would take the place of the
+    first one that a subclass adds.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

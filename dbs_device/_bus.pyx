@@ -1,8 +1,9 @@
 """The bus: `IoManager`, and the functions of ``_bus.pxd`` through which C code dispatches on it.
 
-The range tables are sorted numpy arrays, searched by typed bisection: ``_engine/tables``. A look-up gives the slot of a
-range, which is the handle of its device: for a native device its C methods, for a Python device its bound handlers.
-``_engine/access`` makes an access of it, ``_engine/transactions`` changes the tables, ``_engine/bus_view`` shows them.
+The range tables are sorted numpy arrays (`RangeTable`, ``_engine/tables.pyx``), searched by a typed bisection
+(`find_range`, ``_engine/tables.pxd``). A look-up gives the `Slot` of a range, the handle of its device: the C methods
+of a native device, the bound handlers of a Python device. ``_engine/access`` calls the device,
+``_engine/transactions`` changes the tables, ``_engine/bus_view`` shows them.
 """
 
 cimport cython
@@ -33,6 +34,7 @@ from ._engine.tables cimport (
     PublishedTables,
     SpaceId,
     are_current,
+    check_device,
     current_tables,
     mapped_ranges,
     new_entry,
@@ -47,8 +49,9 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import render_map, same_map, trapped_ranges
+from ._engine.address_map import check_range, render_map, same_map, trapped_ranges
 from ._engine.unowned import UnownedAccesses
+from .address import Space
 from .errors import format_count
 
 __all__ = ["ABI_VERSION", "IoManager"]
@@ -61,13 +64,13 @@ cdef inline Tables tables_of(IoManager manager):
 
 
 cdef tuple all_ranges(IoManager manager):
-    """Return the ranges of both spaces at one moment, as MappedRange."""
+    """Return a consistent snapshot of the ranges of both spaces, as MappedRange."""
     cdef Tables tables = tables_of(manager)
     return mapped_ranges(list(tables.mmio.entries + tables.pio.entries))
 
 
 cdef int set_attributes(object instance, object state) except -1:
-    """Give a duplicate what `object.__getstate__` has returned: the __dict__, and the slots if there are any."""
+    """Set the attributes that `object.__getstate__` returned for the original: the __dict__, and slots if any."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     if attributes:
         instance.__dict__.update(attributes)
@@ -77,35 +80,36 @@ cdef int set_attributes(object instance, object state) except -1:
     return 0
 
 
-@cython.no_gc_clear  # C code finds its state without asking; ManagerState is cleared in its place
+@cython.no_gc_clear  # C code reads `_published` without a check; ManagerState is cleared in its place
 cdef class IoManager:
     """A bus: finds the device that owns an MMIO address or I/O port, and calls it.
 
-    Any thread may access the bus while another one changes it: an access that is under way goes on with the ranges
-    that it began with. The access methods take addresses and ports as integers; `OverflowError` if one lies outside its
-    space, `TypeError` if it is none. An exception of a device comes out of them unchanged.
+    Any thread may access the bus while another one changes it: an access in progress continues with the ranges that it
+    started with. An exception of a device propagates unchanged, apart from a note of the access.
 
-    A look-up takes O(log(ranges)), and O(1) where an address near it was found lately. A Python subclass works; calls
-    of its methods take some 25 to 30 ns longer, since CPython specialises calls on the exact type.
+    A look-up takes O(log(ranges)), or O(1) if an address near it was found recently. `IoManager` can be subclassed in
+    Python; method calls then take some 25 to 30 ns longer, since CPython specialises calls on the exact type.
 
     Parameters
     ----------
     open_bus : int, optional
-        A byte, 0..255. Reads that nobody answers are filled with it and such writes vanish, as on a floating bus. By
-        default, None, both raise `NoDeviceError`.
+        A byte, 0..255: unowned reads are filled with it and unowned writes are ignored, as on a floating bus. If None,
+        the default, both raise `NoDeviceError`.
     straddle : {"reject", "pass"}
-        What to do with an access that starts in a range and ends beyond it: treat it as unowned, or hand the whole
-        buffer to the device that owns its start.
+        How to handle an access that starts in a range and ends beyond it: treat it as unowned, or pass all of it to the
+        device that owns its start.
     log_unowned : bool
         Log each unowned address once (`logging`, logger "dbs_device", level WARNING) and count unowned accesses in
-        `unowned_accesses`; takes an `open_bus`.
+        `unowned_accesses`; requires `open_bus`.
     byteorder : {"little", "big"}
-        Order in which `mmio_load`, `mmio_store`, `pio_in` and `pio_out` make integers of bytes.
+        Byte order of the integers of `mmio_load`, `mmio_store`, `pio_in`, `pio_out` and the methods for many accesses.
 
     Raises
     ------
     ValueError
-        An option has none of the values above.
+        An option has another value, or `log_unowned` is set without `open_bus`.
+    TypeError
+        `open_bus` is not an integer.
 
     Examples
     --------
@@ -166,16 +170,22 @@ cdef class IoManager:
         addr : int
             Address of the first byte.
         data : buffer
-            A writable, C-contiguous buffer of at least one byte, which says the size of the access. The device sees
-            this memory, zeroed, as a flat memoryview of unsigned bytes; a memoryview that is one already is handed
-            on as it is, which is the quickest.
+            A writable, C-contiguous buffer of at least one byte, whose length is the size of the access. The device
+            gets this memory, zeroed, as a flat memoryview of unsigned bytes; if `data` is such a memoryview, the
+            device gets `data` itself, which is fastest.
 
         Raises
         ------
         NoDeviceError
-            No range owns the access. The buffer is as it was.
-        BufferError, TypeError, ValueError
-            The buffer is not writable or not contiguous, no buffer, or empty (or a released memoryview).
+            No range owns the access. `data` is unchanged.
+        OverflowError
+            `addr` is outside 0..2**64 - 1.
+        TypeError
+            `addr` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is read-only, not contiguous, or holds references to objects.
+        ValueError
+            `data` is empty, or a released memoryview.
         """
         cdef Tables tables = tables_of(self)
         read_buffer(tables, &tables.mmio.ranges, address_of(addr, MMIO), data)
@@ -188,15 +198,21 @@ cdef class IoManager:
         addr : int
             Address of the first byte.
         data : buffer
-            A C-contiguous buffer of at least one byte. The device sees this memory as a read-only flat memoryview of
-            unsigned bytes.
+            A C-contiguous buffer of at least one byte, whose length is the size of the access. The device gets this
+            memory as a read-only flat memoryview of unsigned bytes.
 
         Raises
         ------
         NoDeviceError
             No range owns the access.
-        BufferError, TypeError, ValueError
-            The buffer is not contiguous, no buffer, or empty (or a released memoryview).
+        OverflowError
+            `addr` is outside 0..2**64 - 1.
+        TypeError
+            `addr` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is not contiguous, or holds references to objects.
+        ValueError
+            `data` is empty, or a released memoryview.
         """
         cdef Tables tables = tables_of(self)
         write_buffer(tables, &tables.mmio.ranges, address_of(addr, MMIO), data)
@@ -209,12 +225,20 @@ cdef class IoManager:
         port : int
             First port, 0..0xFFFF.
         data : buffer
-            As for `mmio_read`.
+            A writable, C-contiguous buffer of at least one byte, used as in `mmio_read`.
 
         Raises
         ------
-        NoDeviceError, BufferError, TypeError, ValueError
-            As for `mmio_read`.
+        NoDeviceError
+            No range owns the access. `data` is unchanged.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            `port` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is read-only, not contiguous, or holds references to objects.
+        ValueError
+            `data` is empty, or a released memoryview.
         """
         cdef Tables tables = tables_of(self)
         read_buffer(tables, &tables.pio.ranges, address_of(port, PIO), data)
@@ -227,12 +251,20 @@ cdef class IoManager:
         port : int
             First port, 0..0xFFFF.
         data : buffer
-            As for `mmio_write`.
+            A C-contiguous buffer of at least one byte, used as in `mmio_write`.
 
         Raises
         ------
-        NoDeviceError, BufferError, TypeError, ValueError
-            As for `mmio_write`.
+        NoDeviceError
+            No range owns the access.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            `port` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is not contiguous, or holds references to objects.
+        ValueError
+            `data` is empty, or a released memoryview.
         """
         cdef Tables tables = tables_of(self)
         write_buffer(tables, &tables.pio.ranges, address_of(port, PIO), data)
@@ -250,14 +282,18 @@ cdef class IoManager:
         Returns
         -------
         int
-            Made of the bytes in the manager's byte order.
+            The value, in the manager's byte order.
 
         Raises
         ------
         NoDeviceError
             No range owns the access.
+        OverflowError
+            `addr` is outside 0..2**64 - 1.
+        TypeError
+            An argument is not an integer.
         ValueError
-            Another size.
+            `size` is not 1, 2, 4 or 8.
         """
         cdef Tables tables = tables_of(self)
         return load(tables, &tables.mmio.ranges, address_of(addr, MMIO), size_of(size, MMIO))
@@ -272,14 +308,18 @@ cdef class IoManager:
         size : int
             1, 2, 4 or 8 bytes.
         value : int
-            Not negative, and not above the greatest of that size.
+            The value, 0..2**(8 * size) - 1.
 
         Raises
         ------
         NoDeviceError
             No range owns the access.
+        OverflowError
+            `addr` is outside 0..2**64 - 1.
+        TypeError
+            An argument is not an integer.
         ValueError
-            Another size, or a value that does not fit it.
+            `size` is not 1, 2, 4 or 8, or `value` does not fit it.
         """
         cdef Tables tables = tables_of(self)
         cdef size_t bytes_ = size_of(size, MMIO)
@@ -298,12 +338,18 @@ cdef class IoManager:
         Returns
         -------
         int
-            Made of the bytes in the manager's byte order.
+            The value, in the manager's byte order.
 
         Raises
         ------
-        NoDeviceError, ValueError
-            As for `mmio_load`.
+        NoDeviceError
+            No range owns the access.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            An argument is not an integer.
+        ValueError
+            `size` is not 1, 2 or 4.
         """
         cdef Tables tables = tables_of(self)
         return load(tables, &tables.pio.ranges, address_of(port, PIO), size_of(size, PIO))
@@ -318,12 +364,18 @@ cdef class IoManager:
         size : int
             1, 2 or 4 bytes.
         value : int
-            Not negative, and not above the greatest of that size.
+            The value, 0..2**(8 * size) - 1.
 
         Raises
         ------
-        NoDeviceError, ValueError
-            As for `mmio_store`.
+        NoDeviceError
+            No range owns the access.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            An argument is not an integer.
+        ValueError
+            `size` is not 1, 2 or 4, or `value` does not fit it.
         """
         cdef Tables tables = tables_of(self)
         cdef size_t bytes_ = size_of(size, PIO)
@@ -334,12 +386,14 @@ cdef class IoManager:
     def mmio_load_many(self, addresses, size):
         """Read an integer at each of many addresses, in order.
 
-        The GIL is released while the devices are native. A change of the map takes effect from the next access on.
+        The GIL is taken only for Python devices. A change of the map takes effect from the next access on. An exception
+        of an access, a device's too, gets an attribute `accesses_done`, the number of accesses made before it, and a
+        note of it.
 
         Parameters
         ----------
         addresses : numpy.ndarray
-            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+            Of an unsigned integer type (uint64 is not copied), any shape.
         size : int
             1, 2, 4 or 8 bytes, for all.
 
@@ -350,9 +404,12 @@ cdef class IoManager:
 
         Raises
         ------
-        NoDeviceError, ValueError
-            As for `mmio_load`. Any exception, a device's too, says in its attribute `accesses_done`, and in a note,
-            how many accesses were done before the one that failed.
+        NoDeviceError
+            No range owns an access.
+        TypeError
+            `addresses` is not of an unsigned integer type, or `size` is not an integer.
+        ValueError
+            `size` is not 1, 2, 4 or 8.
         """
         cdef Batch batch = new_batch(<PublishedTables>self._published, MMIO, size_of(size, MMIO))
         return batch.load_each(addresses)
@@ -360,65 +417,89 @@ cdef class IoManager:
     def mmio_store_many(self, addresses, size, values):
         """Write an integer to each of many addresses, in order.
 
-        The GIL is released while the devices are native. A change of the map takes effect from the next access on.
+        The GIL is taken only for Python devices. A change of the map takes effect from the next access on. An exception
+        of an access, a device's too, gets an attribute `accesses_done`, the number of accesses made before it, and a
+        note of it.
 
         Parameters
         ----------
         addresses : numpy.ndarray
-            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+            Of an unsigned integer type (uint64 is not copied), any shape.
         size : int
             1, 2, 4 or 8 bytes, for all.
         values : numpy.ndarray
-            Of an unsigned integer type, of the shape of `addresses`. None may exceed the greatest of the size.
+            Of an unsigned integer type, of the shape of `addresses`; each 0..2**(8 * size) - 1.
 
         Raises
         ------
-        NoDeviceError, ValueError
-            As for `mmio_store`; for a value that does not fit, or shapes that differ, before any access. Any exception
-            of an access says how many were done, as that of `mmio_load_many` does.
+        NoDeviceError
+            No range owns an access.
+        TypeError
+            An array is not of an unsigned integer type, or `size` is not an integer.
+        ValueError
+            `size` is not 1, 2, 4 or 8, a value does not fit it, or the shapes differ: before any access.
         """
         cdef Batch batch = new_batch(<PublishedTables>self._published, MMIO, size_of(size, MMIO))
         batch.store_each(addresses, values)
 
     def pio_in_string(self, port, size, data):
-        """Read one port again and again into a buffer, as REP INS does, which a hypervisor reports as one exit.
+        """Fill a buffer by repeated reads of one port, as REP INS does, which a hypervisor reports as one exit.
+
+        An exception of an access, a device's too, gets an attribute `accesses_done`, the number of accesses made before
+        it, and a note of it.
 
         Parameters
         ----------
         port : int
-            0..0xFFFF.
+            The port, 0..0xFFFF.
         size : int
-            1, 2 or 4 bytes: of each access.
+            Size of each access: 1, 2 or 4 bytes.
         data : buffer
-            Writable and C-contiguous; it is filled, so that its length, a multiple of `size`, says how many accesses
-            there are. Bytes that are not reached keep their value.
+            A writable, C-contiguous buffer of a multiple of `size` bytes: one access for each `size` bytes.
 
         Raises
         ------
-        NoDeviceError, BufferError, TypeError, ValueError
-            As for `pio_read`; `ValueError` also for another size or length. Any exception of an access says how many
-            were done, as that of `mmio_load_many` does.
+        NoDeviceError
+            No range owns an access. What is left of `data` is unchanged.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            `port` or `size` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is read-only, not contiguous, or holds references to objects.
+        ValueError
+            `size` is not 1, 2 or 4, or `data` is empty, not a multiple of it, or a released memoryview.
         """
         cdef Batch batch = new_batch(<PublishedTables>self._published, PIO, size_of(size, PIO))
         batch.run_string(address_of(port, PIO), data, False)
 
     def pio_out_string(self, port, size, data):
-        """Write a buffer to one port piece by piece, as REP OUTS does, which a hypervisor reports as one exit.
+        """Write a buffer by repeated writes to one port, as REP OUTS does, which a hypervisor reports as one exit.
+
+        An exception of an access, a device's too, gets an attribute `accesses_done`, the number of accesses made before
+        it, and a note of it.
 
         Parameters
         ----------
         port : int
-            0..0xFFFF.
+            The port, 0..0xFFFF.
         size : int
-            1, 2 or 4 bytes: of each access.
+            Size of each access: 1, 2 or 4 bytes.
         data : buffer
-            C-contiguous; its length, a multiple of `size`, says how many accesses there are.
+            A C-contiguous buffer of a multiple of `size` bytes: one access for each `size` bytes.
 
         Raises
         ------
-        NoDeviceError, BufferError, TypeError, ValueError
-            As for `pio_write`; `ValueError` also for another size or length. Any exception of an access says how many
-            were done, as that of `mmio_load_many` does.
+        NoDeviceError
+            No range owns an access.
+        OverflowError
+            `port` is outside 0..0xFFFF.
+        TypeError
+            `port` or `size` is not an integer, or `data` is not a buffer.
+        BufferError
+            `data` is not contiguous, or holds references to objects.
+        ValueError
+            `size` is not 1, 2 or 4, or `data` is empty, not a multiple of it, or a released memoryview.
         """
         cdef Batch batch = new_batch(<PublishedTables>self._published, PIO, size_of(size, PIO))
         batch.run_string(address_of(port, PIO), data, True)
@@ -428,29 +509,36 @@ cdef class IoManager:
     def register_device_io(self, device, resources, name=None):
         """Map a device to the PIO and MMIO ranges among some resources: to all of them, or to none.
 
-        The device's handlers are looked up now. Waits while another thread has a transaction open. O(ranges): who
-        registers many devices does it in one transaction.
+        The device's handlers are looked up now. Waits while another thread has a transaction open. O(ranges): register
+        many devices in one transaction (`begin_tx`).
 
         Parameters
         ----------
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those that are neither ports nor MMIO are passed over.
+            Those other than PIO and MMIO ranges are ignored.
         name : str, optional
-            What the map, errors, notes and traces call the device.
+            The device's name in the map, errors, notes and traces.
 
         Raises
         ------
         DeviceOverlapError
-            A range overlaps one that is registered, or another one of `resources`.
+            A range overlaps a registered one, or another one of `resources`.
         InvalidRangeError
             A range is empty, or runs past the end of its space.
         TransactionError
             This thread has a transaction open.
         TypeError
-            The device is no `DeviceIo` (a `DeviceIoMut` has to be wrapped in `Mutex`), or `resources` holds something
-            else than resources.
+            `device` is not a `DeviceIo` (wrap a `DeviceIoMut` in `Mutex`), `resources` holds something other than
+            resources, or `name` is not a str.
+        ValueError
+            The device's `byteorder` is not "little", "big" or None.
+
+        Warns
+        -----
+        UnhandledSpaceWarning
+            The device's class has no handler for the space of a range. Once for each class.
         """
         cdef list entries = new_entries(device, resources, name)
         cdef Transaction transaction = begin_transaction(self)
@@ -460,19 +548,24 @@ cdef class IoManager:
     def unregister_device_io(self, resources):
         """Unmap the PIO and MMIO ranges among some resources: all of them, or none.
 
-        Waits while another thread has a transaction open. O(ranges). Accesses under way are not waited for.
+        Waits while another thread has a transaction open, but not for accesses in progress. O(ranges).
 
         Parameters
         ----------
         resources : iterable of Resource
-            Each range has to be one that is registered, with the same base and size.
+            Each range must be registered with the same base and size. Resources other than PIO and MMIO ranges are
+            ignored.
 
         Raises
         ------
         NoDeviceError
-            A range is not registered.
-        InvalidRangeError, TransactionError, TypeError
-            As for `register_device_io`.
+            A range is not registered, or is given twice.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
+        TransactionError
+            This thread has a transaction open.
+        TypeError
+            `resources` holds something other than resources.
         """
         cdef list ranges = trapped_ranges(resources)
         cdef Transaction transaction = begin_transaction(self)
@@ -487,32 +580,37 @@ cdef class IoManager:
         Returns
         -------
         Transaction
-            To be committed or cancelled by this thread. One that is dropped, or whose thread ends, is cancelled.
+            To be committed or cancelled by this thread. It is cancelled if it is destroyed, or its thread ends.
 
         Raises
         ------
         TransactionError
-            This thread has one open already.
+            This thread already has one open.
         """
         return begin_transaction(self)
 
     def on_change(self, callback):
-        """Have `callback(added, removed)` called after each change of the map.
+        """Subscribe to changes of the map: `callback(added, removed)` is called after each.
 
-        It is called on the thread that made the change, outside the lock, so that it may itself make changes; those of
-        several threads may then be told in another order than they were made. Every callback is called even if one
-        raises; the exceptions come out of the change, which stands, as an `ExceptionGroup` if there are several.
+        It is called on the thread that made the change, outside the lock, so that it may itself make changes. Changes
+        by several threads may therefore be reported out of order. All callbacks are called even if one raises; the
+        change stands, and raises the exception, or an `ExceptionGroup` if there are several.
 
         Parameters
         ----------
         callback : callable
-            Takes two tuples of `MappedRange`, each sorted by bus and base. A bound method is held weakly: it is
-            called as long as its object lives.
+            Takes two tuples of `MappedRange`, each sorted by base, MMIO before PIO. A bound method is held weakly: it
+            is called as long as its object lives.
 
         Returns
         -------
         callable
-            Call it without arguments to have the callback called no more.
+            Call it without arguments to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            `callback` is not callable.
         """
         if not callable(callback):
             raise TypeError(f"on_change takes a callable, not {type(callback).__name__}")
@@ -524,8 +622,13 @@ cdef class IoManager:
     def clone(self):
         """Return a manager of the same type with the same ranges, devices and options. O(1).
 
-        The two share their tables until one of them changes. Callbacks stay with the original. Attributes that a
-        subclass has given to the instance are copied, as `copy.copy` does.
+        The two share their tables until one of them changes. Callbacks are not copied. The attributes of an instance of
+        a subclass are, as by `copy.copy`.
+
+        Returns
+        -------
+        IoManager
+            The new manager.
         """
         cdef Tables tables = tables_of(self)
         cdef IoManager copy = type(self).__new__(type(self))
@@ -549,7 +652,7 @@ cdef class IoManager:
 
     @property
     def open_bus(self):
-        """int or None : what unowned reads are filled with."""
+        """int or None : byte that unowned reads are filled with; None if unowned accesses raise."""
         cdef Tables tables = tables_of(self)
         return None if tables.options.open_bus < 0 else tables.options.open_bus
 
@@ -575,22 +678,22 @@ cdef class IoManager:
         return 0 if accesses is None else accesses.count
 
     def tables(self):
-        """Return the pair of range tables as it is now, for dispatch without the GIL (see ``_bus.pxd``).
+        """Return the current range tables of both spaces, for dispatch without the GIL (see ``_bus.pxd``).
 
         Returns
         -------
         IoTables
-            Immutable. `c_tables_are_current` says whether the manager still has it.
+            Immutable. `c_tables_are_current` tells whether they are still the manager's.
         """
         return tables_of(self)
 
     def format_map(self):
-        """Return both address spaces as a table, sorted by address: range in hex, size, device, and the holes between.
+        """Return a table of both address spaces, sorted by address: range in hex, size, device, and the gaps between.
 
         Returns
         -------
         str
-            Lines without a newline at the end. `print(manager)` shows the same.
+            Lines without a trailing newline. `print(manager)` shows the same.
         """
         return render_map(all_ranges(self))
 
@@ -629,9 +732,12 @@ cdef class IoManager:
         cdef Transaction transaction
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
-        entries = [
-            new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last, device, name in ranges
-        ]
+        entries = []
+        for space, base, last, device, name in ranges:  # of a pickle, which may be damaged
+            space = Space(space)
+            check_range(space, base, last)
+            check_device(device)
+            entries.append(new_entry(<SpaceId><int>space, base, last, device, name))
         transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
@@ -642,6 +748,7 @@ set_public_name(IoManager, b"dbs_device.IoManager")
 
 
 # ----------------------------------------------------------------------------- C: on held tables
+
 
 cdef uint32_t c_abi_version() noexcept nogil:
     return DBS_DEVICE_ABI_VERSION

@@ -46,7 +46,7 @@ class Space(IntEnum):
 
     @property
     def unit(self) -> str:
-        """What an address counts: "port" or "byte"."""
+        """The unit that addresses count: "port" or "byte"."""
         return "port" if self is Space.PIO else "byte"
 
     @classmethod

@@ -185,7 +185,7 @@ class DeviceManagerContext(IoManagerContext):
         resources : iterable of Resource
             Those that are neither PIO nor MMIO ranges are ignored.
         name : str, optional
-            What the map, errors, notes and traces call the device.
+            The device's name in the map, errors, notes and traces.
 
         Raises
         ------

@@ -12,6 +12,10 @@
  * A handle owns a reference to its IoManager and dispatches on the ranges that the manager has at the moment of each
  * call. Destroy it when no call on it is under way.
  *
+ * On a thread that Python does not know, each access takes the GIL, unless the thread has a Python thread state: call
+ * PyGILState_Ensure() and PyEval_SaveThread() when it starts, PyEval_RestoreThread() and PyGILState_Release() when it
+ * ends. Accesses to native devices then run without the GIL.
+ *
  * An access never leaves an exception set. One that a device raises, or that a wrong size raises (sizes are 1, 2, 4 and
  * 8 bytes, for ports 1, 2 and 4), is latched in the handle, with its traceback, and the load gives 0. While one is
  * pending, no device is called through the handle: loads give 0, stores do nothing. pop_exception() removes and returns
@@ -34,7 +38,7 @@ extern "C" {
 #define DBS_DEVICE_ABI_VERSION 1
 #define DBS_DEVICE_CAPSULE "dbs_device.c_api"
 
-/* Members are only ever added at the end. */
+/* As long as the version is the same, members are added at the end, and nothing else changes. */
 typedef struct dbs_device_api {
     uint32_t abi_version; /* DBS_DEVICE_ABI_VERSION of the loaded package */
     uint32_t struct_size; /* sizeof(dbs_device_api) of the loaded package */
@@ -42,7 +46,7 @@ typedef struct dbs_device_api {
     /* These need the GIL. `base` is added to the addresses of mmio_load and mmio_store, and of their uc_ twins. */
     void *(*create)(PyObject *manager, uint64_t base);
     void (*destroy)(void *handle);
-    /* A new reference to the oldest pending exception, which is removed; NULL (and no exception set) if there is none. */
+    /* Removes the oldest pending exception and returns a new reference to it, or NULL, without an exception set. */
     PyObject *(*pop_exception)(void *handle);
 
     /* These do not need it, and may be called from any thread. */
@@ -52,23 +56,30 @@ typedef struct dbs_device_api {
     uint64_t (*pio_in)(void *handle, uint64_t port, unsigned size);
     void (*pio_out)(void *handle, uint64_t port, unsigned size, uint64_t value);
 
-    /* The same in the shapes of Unicorn's uc_cb_mmio_read_t, uc_cb_mmio_write_t, uc_cb_insn_in_t, uc_cb_insn_out_t, with
-       the handle as user data. Create the handle with the address of the mapping as its base. */
+    /* The same in the shapes of Unicorn's uc_cb_mmio_read_t, uc_cb_mmio_write_t, uc_cb_insn_in_t, uc_cb_insn_out_t,
+       with the handle as user data. Create the handle with the address of the mapping as its base. */
     uint64_t (*uc_mmio_load)(void *uc, uint64_t offset, unsigned size, void *handle);
     void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle);
     uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle);
     void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle);
 } dbs_device_api;
 
-/* Import the package, and check that it has at least what this header declares. */
+/* Import the package, with the GIL held. NULL, with an ImportError set, unless the package has the version and all the
+   members that this header declares. */
 static inline const dbs_device_api *dbs_device_import(void) {
     const dbs_device_api *api = (const dbs_device_api *)PyCapsule_Import(DBS_DEVICE_CAPSULE, 0);
     if (api == NULL) {
         return NULL;
     }
-    if (api->abi_version != DBS_DEVICE_ABI_VERSION || api->struct_size < sizeof(dbs_device_api)) {
-        PyErr_Format(PyExc_ImportError, "built against version %d of the C interface of dbs_device; the installed package has version %d: rebuild",
+    if (api->abi_version != DBS_DEVICE_ABI_VERSION) {
+        PyErr_Format(PyExc_ImportError,
+                     "built against version %d of the C interface of dbs_device; the installed package has version %d: "
+                     "rebuild",
                      (int)DBS_DEVICE_ABI_VERSION, (int)api->abi_version);
+        return NULL;
+    }
+    if (api->struct_size < sizeof(dbs_device_api)) {
+        PyErr_SetString(PyExc_ImportError, "built against a newer dbs_device than the installed one: upgrade it");
         return NULL;
     }
     return api;

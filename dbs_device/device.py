@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
+from ._engine.lock import ReentrantLock
 from .address import IoAddress, PioAddress, Space
 from .resources import DeviceResources
 
@@ -297,7 +297,7 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
         if not isinstance(device, DeviceIoMut):
             raise TypeError(f"Mutex takes a DeviceIoMut, not {type(device).__name__}")
         self._device = device
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()
 
     @contextmanager
     def lock(self) -> Iterator[_DeviceT]:
@@ -426,7 +426,7 @@ class Mutex(DeviceIo, Generic[_DeviceT]):
         attributes, slots = state
         for name, value in {**(attributes or {}), **slots}.items():
             setattr(self, name, value)
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()
 
     def __copy__(self) -> Self:
         twin = type(self).__new__(type(self))

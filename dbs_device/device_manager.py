@@ -6,6 +6,10 @@ The flow is the crate's. The VMM makes an `IoManager`, a `ResourceManager` and a
 2. the resource manager allocates the resources;
 3. the device is assigned its resources (`assign_resources`);
 4. the device manager registers it on the bus, in a transaction.
+
+A signal handler may raise KeyboardInterrupt anywhere in this. CPython calls handlers when a Python function begins,
+after a call of a C function, and when a loop starts over: no step is split from the assignment that records it, and
+what is undone is what was recorded.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
@@ -27,6 +31,7 @@ from .errors import (
     ResourceError,
     TransactionError,
     UnknownDeviceError,
+    add_note,
 )
 from .resource_manager import ResourceManager
 from .resources import DeviceResources, ResourceConstraint
@@ -66,14 +71,14 @@ class ManagedDevice(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Entry:
-    """A managed device. Its resources are copies: the device may change its own."""
+    """A managed device, or one that is being added, with what has been done so far. Its resources are copies."""
 
     device: DeviceIo
-    resources: DeviceResources
-    trapped: DeviceResources
-    has_release: bool  # release_resources()
+    resources: DeviceResources = field(default_factory=DeviceResources)  # that are allocated
+    must_release: bool = False  # it has been assigned them, and has release_resources()
+    trapped: DeviceResources = field(default_factory=DeviceResources)  # that it is registered for
 
 
 class DeviceManager(Mapping[str, DeviceIo]):
@@ -136,7 +141,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
         # Guards the two dicts; not held while anything else is called.
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}  # replaced, never changed: readers need no lock
-        self._busy: dict[str, DeviceIo] = {}  # being added or removed
+        self._busy: dict[str, _Entry] = {}  # being added or removed
 
     def add_device(self, name: str, device: DeviceIo, *, shared_irq: bool = False) -> DeviceResources:
         """Allocate the resources that a device asks for, assign them, and register the device.
@@ -183,26 +188,32 @@ class DeviceManager(Mapping[str, DeviceIo]):
         if not isinstance(name, str):
             raise TypeError(f"a device's name must be a str, not {type(name).__name__}")
         _check_managed(device)
-        self._begin_adding(name, device)
-        undo: list[Callable[[], None]] = [lambda: self._end(name)]
+        entry = _Entry(device)
+        is_added = False
         try:
+            with self._lock:
+                self._check_is_new(name, device)
+                self._busy[name] = entry
             with _inner(device) as inner:
                 constraints = list(inner.get_resource_constraints())
                 has_release = hasattr(inner, "release_resources")
-            resources = self.resource_manager.allocate_device_resources(constraints, shared_irq)
-            undo.append(lambda: self._free(resources))
+            entry.resources = self.resource_manager.allocate_device_resources(constraints, shared_irq)
             with _inner(device) as inner:
-                inner.assign_resources(DeviceResources(resources))
-            if has_release:
-                undo.append(lambda: _release(device))
-            trapped = _trapped(device, resources)
+                inner.assign_resources(DeviceResources(entry.resources))
+                entry.must_release = has_release
+            trapped = _trapped(device, entry.resources)
             self._register(name, device, trapped)
+            entry.trapped = trapped
+            result = DeviceResources(entry.resources)
+            with self._lock:
+                self._entries = {**self._entries, name: entry}
+                del self._busy[name]
+                is_added = True
         except BaseException as failure:
-            for step in reversed(undo):
-                _attempt(step, failure)
+            if not is_added:
+                self._undo_adding(name, entry, failure)
             raise
-        self._end(name, _Entry(device, resources, trapped, has_release))
-        return DeviceResources(resources)
+        return result
 
     def remove_device(self, name: str) -> DeviceIo:
         """Unregister a device, call its ``release_resources()`` if there is one, and free its resources.
@@ -241,20 +252,30 @@ class DeviceManager(Mapping[str, DeviceIo]):
         A device that has moved its own ranges (as a PCI device does when the guest writes a base address register) is
         unregistered from the ranges that its `get_trapped_io_resources` returns.
         """
-        entry = self._begin_removing(name)
+        entry: _Entry | None = None
         try:
+            with self._lock:
+                removed = self._entry(name)
+                others = {other: each for other, each in self._entries.items() if other != name}
+                self._entries, self._busy[name], entry = others, removed, removed
             self._unregister(name, entry)
         except BaseException:
-            self._end(name, entry)
+            if entry is not None:
+                with self._lock:
+                    self._entries = {**self._entries, name: entry}
+                    del self._busy[name]
             raise
         try:
-            if entry.has_release:
+            if entry.must_release:
                 _release(entry.device)
         finally:
             try:
-                self._free(entry.resources)
+                self.resource_manager.free_device_resources(entry.resources)
+            except BaseException:
+                self._free_each(entry.resources)
+                raise
             finally:
-                self._end(name)
+                del self._busy[name]
         return entry.device
 
     def get_resources(self, name: str) -> DeviceResources:
@@ -301,27 +322,27 @@ class DeviceManager(Mapping[str, DeviceIo]):
         except KeyError:
             raise UnknownDeviceError(name) from None
 
-    def _begin_adding(self, name: str, device: DeviceIo) -> None:
-        with self._lock:
-            taken = {other: entry.device for other, entry in self._entries.items()} | self._busy
-            for other_name, other_device in taken.items():
-                if other_name == name or other_device is device:
-                    raise DuplicateDeviceError(other_name, other_device)
-            self._busy[name] = device
+    def _check_is_new(self, name: str, device: DeviceIo) -> None:
+        for other_name, other in (self._entries | self._busy).items():
+            if other_name == name or other.device is device:
+                raise DuplicateDeviceError(other_name, other.device)
 
-    def _begin_removing(self, name: str) -> _Entry:
-        with self._lock:
-            entry = self._entry(name)
-            self._entries = {other: each for other, each in self._entries.items() if other != name}
-            self._busy[name] = entry.device
-            return entry
-
-    def _end(self, name: str, entry: _Entry | None = None) -> None:
-        """End an addition or removal; `entry` is the device that is managed from now on, if there is one."""
-        with self._lock:
-            del self._busy[name]
-            if entry is not None:
-                self._entries = {**self._entries, name: entry}
+    def _undo_adding(self, name: str, entry: _Entry, failure: BaseException) -> None:
+        """Undo the steps that an addition has made before its failure. An interrupt does not skip the next one."""
+        try:
+            if entry.trapped:
+                _attempt(lambda: self._unregister(name, entry), failure)
+        finally:
+            try:
+                if entry.must_release:
+                    _attempt(lambda: _release(entry.device), failure)
+            finally:
+                try:
+                    if entry.resources:
+                        _attempt(lambda: self._free(entry.resources), failure)
+                finally:
+                    if self._busy.get(name) is entry:
+                        del self._busy[name]
 
     # -- the bus
 
@@ -376,12 +397,15 @@ class DeviceManager(Mapping[str, DeviceIo]):
     def _free(self, resources: DeviceResources) -> None:
         try:
             self.resource_manager.free_device_resources(resources)
-        except ResourceError:
-            # One has already been freed. The others must not leak.
-            for resource in resources:
-                with suppress(ResourceError):
-                    self.resource_manager.free_device_resources([resource])
+        except BaseException:
+            self._free_each(resources)
             raise
+
+    def _free_each(self, resources: DeviceResources) -> None:
+        """Free the resources that are still allocated: one may have been freed, or the freeing of all interrupted."""
+        for resource in resources:
+            with suppress(ResourceError):
+                self.resource_manager.free_device_resources([resource])
 
 
 def _check_managed(device: DeviceIo) -> None:
@@ -424,4 +448,5 @@ def _attempt(step: Callable[[], None], failure: BaseException) -> None:
     try:
         step()
     except Exception as error:
-        failure.add_note(f"while undoing the previous steps: {error!r}")
+        note = f"while undoing the previous steps: {error!r}"
+        add_note(failure, note, topic=note)

@@ -7,6 +7,8 @@ are inclusive.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from .address import Space
 
 __all__ = [
@@ -16,9 +18,12 @@ __all__ = [
     "GuestMemoryError",
     "InvalidRangeError",
     "InvalidResourceRangeError",
+    "LayoutError",
     "NoAvailableResourceError",
     "NoDeviceError",
+    "RegisterAccessError",
     "ResourceError",
+    "StateError",
     "TransactionError",
     "UnhandledSpaceWarning",
     "UnknownDeviceError",
@@ -71,6 +76,24 @@ def add_access_note(
         f"{_ACCESS_NOTE}{space} {'write' if is_write else 'read'} of {format_count(size, 'byte')} at {address:#x}, "
         f"offset {address - base:#x} of {device}"
     )
+
+
+def missing_exception(device: object) -> SystemError:
+    """Return the error of a native device that has returned -1 without setting an exception."""
+    return SystemError(f"{describe_device(device)} returned -1 without setting an exception")
+
+
+def add_note(error: BaseException, note: str, topic: str) -> None:
+    """Add a note to an exception, in place of an earlier one that contains `topic`.
+
+    A device may raise one exception again and again, whose notes must not pile up, or one that refuses attributes,
+    which must come out unchanged.
+    """
+    with suppress(Exception):
+        notes: list[str] = getattr(error, "__notes__", [])
+        if any(topic in each for each in notes):
+            error.__notes__ = [each for each in notes if topic not in each]
+        error.add_note(note)
 
 
 class DeviceModelError(Exception):
@@ -342,3 +365,49 @@ class InvalidResourceRangeError(ResourceError):
 
     def __str__(self) -> str:
         return f"cannot free {self.resource!r}: {self.reason}"
+
+
+class LayoutError(DeviceModelError, ValueError):
+    """A register bank is declared in a way that does not fit together."""
+
+
+class RegisterAccessError(DeviceModelError, LookupError):
+    """A bank refuses an access: in a gap of a bank with ``gap="raise"``, or of a size that a register does not have.
+
+    Parameters
+    ----------
+    device : object
+        The bank.
+    offset : int
+        First byte of the part of the access that is refused.
+    size : int
+        Bytes of it.
+    write : bool
+        Whether it is a write.
+    register : str, optional
+        The register that is not accessed in this size; None in a gap.
+
+    Attributes
+    ----------
+    device, offset, size, write, register
+        The parameters.
+    """
+
+    def __init__(self, device: object, offset: int, size: int, write: bool, register: str | None = None) -> None:
+        super().__init__(device, offset, size, write, register)
+        self.device = device
+        self.offset = offset
+        self.size = size
+        self.write = write
+        self.register = register
+
+    def __str__(self) -> str:
+        verb = "write" if self.write else "read"
+        access = f"a {verb} of {format_count(self.size, 'byte')} at {self.offset:#x} of {describe_device(self.device)}"
+        if self.register is None:
+            return f"{access} reaches no register"
+        return f"{access} has a size or alignment that {self.register} does not allow"
+
+
+class StateError(DeviceModelError, ValueError):
+    """A saved state does not belong to the device that is to load it."""

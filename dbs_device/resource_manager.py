@@ -37,6 +37,7 @@ _MSI_IRQ = (24, 1023)
 _KVM_MEM_SLOTS = (0, 508)
 
 Ranges: TypeAlias = tuple[int, int] | Iterable[tuple[int, int]]
+_Claim: TypeAlias = tuple[RangePool | None, int, int]  # first number and size; no pool for the shared interrupt
 
 
 def _pool(name: str, ranges: Ranges, maximum: int, number_format: str) -> RangePool:
@@ -160,16 +161,22 @@ class ResourceManager:
         """
         requests = list(constraints)  # before the lock is taken: this may run the caller's code
         resources = DeviceResources()
-        with self._lock:
-            try:
-                for constraint in requests:
-                    for resource in self._allocate(constraint, shared_irq):
-                        resources.append(resource)
-            except BaseException:
-                for resource in resources:
-                    self._free(resource)
-                raise
-        return resources
+        claims: list[_Claim] = []
+        try:
+            with self._lock:
+                try:
+                    for constraint in requests:
+                        for resource in self._allocate(constraint, shared_irq, claims):
+                            resources.append(resource)
+                except BaseException:
+                    self._unclaim(claims)
+                    raise
+            return resources
+        except BaseException:  # a signal handler's, as the lock was released
+            if claims:
+                with self._lock:
+                    self._unclaim(claims)
+            raise
 
     def free_device_resources(self, resources: Iterable[Resource]) -> None:
         """Free the resources of a device: all of them, or none.
@@ -481,37 +488,44 @@ class ResourceManager:
 
     def _allocate_one(self, constraint: ResourceConstraint, shared_irq: bool = False) -> int:
         [resource] = self.allocate_device_resources([constraint], shared_irq)
-        return self._place(resource)[1]
+        try:
+            return self._place(resource)[1]
+        except BaseException:  # a signal handler's
+            self.free_device_resources([resource])
+            raise
 
     # The methods below are called with the lock held.
 
-    def _allocate(self, constraint: ResourceConstraint, shared_irq: bool) -> Iterator[Resource]:
-        """Yield each resource as soon as it is allocated, so that the caller can free it if a later one fails."""
+    def _allocate(self, constraint: ResourceConstraint, shared_irq: bool, claims: list[_Claim]) -> Iterator[Resource]:
+        """Yield each resource. What is allocated for them is added to `claims` at once, for `_unclaim`."""
         match constraint:
             case ResourceConstraint.PioAddress(size, bounds, align):
-                yield Resource.PioAddressRange(self._claim("pio", constraint, size, align, bounds), size)
+                yield Resource.PioAddressRange(self._claim(claims, "pio", constraint, size, align, bounds), size)
             case ResourceConstraint.MmioAddress(size, bounds, align):
-                yield Resource.MmioAddressRange(self._claim("mmio", constraint, size, align, bounds), size)
+                yield Resource.MmioAddressRange(self._claim(claims, "mmio", constraint, size, align, bounds), size)
             case ResourceConstraint.MemAddress(size, bounds, align):
-                yield Resource.MemAddressRange(self._claim("mem", constraint, size, align, bounds), size)
+                yield Resource.MemAddressRange(self._claim(claims, "mem", constraint, size, align, bounds), size)
             case ResourceConstraint.LegacyIrq(irq):
-                yield Resource.LegacyIrq(self._claim_legacy_irq(constraint, irq, shared_irq))
+                yield Resource.LegacyIrq(self._claim_legacy_irq(claims, constraint, irq, shared_irq))
             case ResourceConstraint.PciMsiIrq(size):
-                yield Resource.MsiIrq(MsiIrqType.PCI_MSI, self._claim("msi_irq", constraint, size, align=size), size)
+                yield Resource.MsiIrq(
+                    MsiIrqType.PCI_MSI, self._claim(claims, "msi_irq", constraint, size, align=size), size
+                )
             case ResourceConstraint.PciMsixIrq(size):
-                yield Resource.MsiIrq(MsiIrqType.PCI_MSIX, self._claim("msi_irq", constraint, size), size)
+                yield Resource.MsiIrq(MsiIrqType.PCI_MSIX, self._claim(claims, "msi_irq", constraint, size), size)
             case ResourceConstraint.GenericIrq(size):
-                yield Resource.MsiIrq(MsiIrqType.GENERIC_MSI, self._claim("msi_irq", constraint, size), size)
+                yield Resource.MsiIrq(MsiIrqType.GENERIC_MSI, self._claim(claims, "msi_irq", constraint, size), size)
             case ResourceConstraint.KvmMemSlot(size, slot):
                 _check_not_empty(constraint, size)
                 for index in range(size):
                     bounds = None if slot is None else (slot + index, slot + index)
-                    yield Resource.KvmMemSlot(self._claim("kvm_mem_slots", constraint, 1, bounds=bounds))
+                    yield Resource.KvmMemSlot(self._claim(claims, "kvm_mem_slots", constraint, 1, bounds=bounds))
             case _:
                 raise TypeError(f"constraints must be ResourceConstraint objects, not {constraint!r}")
 
     def _claim(
         self,
+        claims: list[_Claim],
         name: str,
         constraint: ResourceConstraint,
         size: int,
@@ -524,9 +538,12 @@ class ResourceManager:
         base = pool.allocate(size, align, lowest, highest)
         if base is None:
             raise NoAvailableResourceError(constraint, pool.describe_free(lowest, highest))
+        claims.append((pool, base, size))
         return base
 
-    def _claim_legacy_irq(self, constraint: ResourceConstraint, irq: int | None, shared: bool) -> int:
+    def _claim_legacy_irq(
+        self, claims: list[_Claim], constraint: ResourceConstraint, irq: int | None, shared: bool
+    ) -> int:
         if irq is not None and irq == self._shared_irq and not shared:
             raise NoAvailableResourceError(
                 constraint,
@@ -534,11 +551,21 @@ class ResourceManager:
                 f"interrupt {irq} is shared; to use it, pass shared_irq=True (allocate_legacy_irq: shared=True)",
             )
         if not shared or irq not in (None, self._shared_irq):
-            return self._claim("legacy_irq", constraint, 1, bounds=None if irq is None else (irq, irq))
+            return self._claim(claims, "legacy_irq", constraint, 1, bounds=None if irq is None else (irq, irq))
         if self._shared_irq is None:
             raise NoAvailableResourceError(constraint, "none", "the ResourceManager has no shared interrupt")
         self._shared_irq_users += 1
+        claims.append((None, self._shared_irq, 1))
         return self._shared_irq
+
+    def _unclaim(self, claims: list[_Claim]) -> None:
+        while claims:
+            pool, base, size = claims[-1]
+            if pool is None:
+                self._shared_irq_users -= 1
+            else:
+                pool.free(base, size)
+            del claims[-1]
 
     def _place(self, resource: Resource) -> tuple[RangePool, int, int]:
         """Return the pool of a resource, its first number and its size."""

@@ -25,18 +25,20 @@ Examples
 
 from __future__ import annotations
 
+import itertools
 import operator
+import struct
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from ._engine.trace_data import (
     ACCESS_DTYPE,
-    ACCESS_SIZES,
+    LONGEST_IN_ROW,
     Access,
     AccessCount,
     RangeSelector,
@@ -46,7 +48,7 @@ from ._engine.trace_data import (
     ranges_of,
 )
 from .address import Space
-from .errors import format_count
+from .errors import add_note, format_count
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -66,7 +68,20 @@ __all__ = [
     "replay",
 ]
 
-_FIRST_CAPACITY = 1024  # accesses
+_ROW = struct.Struct("=QBBQQQ")  # ACCESS_DTYPE
+
+
+@dataclass
+class _Records:
+    """The accesses recorded since the last `clear`.
+
+    A finaliser or signal handler may record an access between any two steps of another one on the same thread: a row is
+    added in one step, after the long value that it refers to.
+    """
+
+    rows: bytearray = field(default_factory=bytearray)
+    long_values: dict[int, bytes] = field(default_factory=dict)  # by number, which is in the row
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
 
 class TraceRecorder:
@@ -75,10 +90,9 @@ class TraceRecorder:
     The guest uses it in place of the manager. Devices call the manager itself: their own accesses are part of the one
     that they serve, and a replay would repeat them if they were recorded.
 
-    An access that raises is not recorded; an unowned access that the open bus serves is. A buffer of another length
-    than 1, 2, 4 or 8 bytes is recorded as single bytes at ascending addresses, up to the end of the space. Values are
-    integers in the manager's `byteorder`. Several threads may record at once. A record takes 27 bytes; appending is
-    amortised O(1).
+    An access that raises is not recorded; an unowned access that the open bus serves is. Values are integers in the
+    manager's `byteorder`, buffers of any length included. Several threads may record at once. A record takes 34 bytes,
+    and a value of more than 8 bytes its own size besides; appending is amortised O(1).
 
     Parameters
     ----------
@@ -98,11 +112,9 @@ class TraceRecorder:
     def __init__(self, manager: IoManager, *, enabled: bool = True) -> None:
         self.manager = manager
         self.enabled = enabled
-        # Re-entrant: a finaliser or signal handler may access the bus while its thread is recording.
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # re-entrant, for finalisers and signal handlers
         self._start = time.perf_counter_ns()
-        self._rows = np.empty(_FIRST_CAPACITY, ACCESS_DTYPE)
-        self._count = 0
+        self._records = _Records()
 
     @property
     def byteorder(self) -> str:
@@ -113,17 +125,21 @@ class TraceRecorder:
     def trace(self) -> Trace:
         """A copy of the records, with the manager's current ranges, named by the types of their devices."""
         with self._lock:
-            rows = self._rows[: self._count].copy()
-        return Trace(rows, ranges_of(self.manager))
+            records = self._records
+            accesses = np.frombuffer(bytearray(records.rows), ACCESS_DTYPE)
+            long_values = dict(records.long_values)
+        is_long = accesses["size"] > LONGEST_IN_ROW
+        contents = [long_values[number] for number in accesses["value"][is_long].tolist()]
+        accesses["value"][is_long] = [0, *itertools.accumulate(map(len, contents))][: len(contents)]
+        return Trace(accesses, ranges_of(self.manager), b"".join(contents))
 
     def clear(self) -> None:
         """Discard the records. The clock is not reset."""
         with self._lock:
-            self._rows = np.empty(_FIRST_CAPACITY, ACCESS_DTYPE)
-            self._count = 0
+            self._records = _Records()
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._records.rows) // _ROW.size
 
     def __repr__(self) -> str:
         return f"<TraceRecorder of {self.manager!r}: {format_accesses(len(self))}, {'on' if self.enabled else 'off'}>"
@@ -146,9 +162,7 @@ class TraceRecorder:
         Exception
             Whatever the device raises.
         """
-        self.manager.mmio_read(addr, data)
-        if self.enabled:
-            self._append_buffer(Space.MMIO, False, addr, data)
+        self._read(self.manager.mmio_read, Space.MMIO, addr, data)
 
     def mmio_write(self, addr: SupportsIndex, data: Buffer) -> None:
         """Make an access as `IoManager.mmio_write` does, and record it.
@@ -168,9 +182,7 @@ class TraceRecorder:
         Exception
             Whatever the device raises.
         """
-        self.manager.mmio_write(addr, data)
-        if self.enabled:
-            self._append_buffer(Space.MMIO, True, addr, data)
+        self._write(self.manager.mmio_write, Space.MMIO, addr, data)
 
     def pio_read(self, port: SupportsIndex, data: Buffer) -> None:
         """Make an access as `IoManager.pio_read` does, and record it.
@@ -190,9 +202,7 @@ class TraceRecorder:
         Exception
             Whatever the device raises.
         """
-        self.manager.pio_read(port, data)
-        if self.enabled:
-            self._append_buffer(Space.PIO, False, port, data)
+        self._read(self.manager.pio_read, Space.PIO, port, data)
 
     def pio_write(self, port: SupportsIndex, data: Buffer) -> None:
         """Make an access as `IoManager.pio_write` does, and record it.
@@ -212,9 +222,7 @@ class TraceRecorder:
         Exception
             Whatever the device raises.
         """
-        self.manager.pio_write(port, data)
-        if self.enabled:
-            self._append_buffer(Space.PIO, True, port, data)
+        self._write(self.manager.pio_write, Space.PIO, port, data)
 
     def mmio_load(self, addr: SupportsIndex, size: SupportsIndex) -> int:
         """Make an access as `IoManager.mmio_load` does, and record it.
@@ -312,9 +320,9 @@ class TraceRecorder:
         addr : int
             Address or port.
         size : int
-            1, 2, 4 or 8 bytes.
+            Bytes, 1 or more.
         value : int
-            The value read or written.
+            The value read or written, of `size` bytes.
 
         Raises
         ------
@@ -323,15 +331,15 @@ class TraceRecorder:
         TypeError
             A number is not an integer.
         ValueError
-            The space does not exist, the size is another one, or the value does not fit it.
+            The space does not exist, the size is not positive, or the value does not fit it.
         """
         if not self.enabled:
             return
         space, addr, size, value = Space(space), operator.index(addr), operator.index(size), operator.index(value)
         if not 0 <= addr <= space.last_address:
             raise OverflowError(f"{space} address {addr:#x} is outside 0x0..{space.last_address:#x}")
-        if size not in ACCESS_SIZES:
-            raise ValueError(f"a recorded access has 1, 2, 4 or 8 bytes, not {size}")
+        if size < 1:
+            raise ValueError(f"a recorded access has at least 1 byte, not {size}")
         if not 0 <= value < 1 << 8 * size:
             raise ValueError(f"value {value:#x} does not fit {format_count(size, 'byte')}")
         self._append(space, bool(write), addr, size, value)
@@ -341,23 +349,37 @@ class TraceRecorder:
     ) -> None:
         addr, size, value = operator.index(addr), operator.index(size), operator.index(value)
         with self._lock:
-            if self._count == len(self._rows):
-                grown = np.empty(2 * len(self._rows), ACCESS_DTYPE)
-                grown[: self._count] = self._rows
-                self._rows = grown
-            self._rows[self._count] = (time.perf_counter_ns() - self._start, space, write, addr, size, value)
-            self._count += 1
+            records = self._records
+            if size > LONGEST_IN_ROW:
+                number = next(records.numbers)
+                records.long_values[number] = value.to_bytes(size, "little")
+                value = number
+            time_ns = time.perf_counter_ns() - self._start
+            records.rows.extend(_ROW.pack(time_ns, space, write, addr, size, value))
 
-    def _append_buffer(self, space: Space, write: bool, addr: SupportsIndex, data: Buffer) -> None:
-        contents = memoryview(data).tobytes()
-        if len(contents) in ACCESS_SIZES:
-            order: Any = self.manager.byteorder
-            self._append(space, write, addr, len(contents), int.from_bytes(contents, order))
+    def _read(
+        self, read: Callable[[SupportsIndex, Buffer], None], space: Space, addr: SupportsIndex, data: Buffer
+    ) -> None:
+        if not self.enabled:
+            read(addr, data)
             return
-        first = operator.index(addr)
-        with self._lock:  # keeps the bytes together
-            for address, byte in zip(range(first, space.last_address + 1), contents, strict=False):
-                self._append(space, write, address, 1, byte)
+        view = memoryview(data)  # `data` may be a memoryview, which the device is given, and may release
+        read(addr, data)
+        self._append_contents(space, False, addr, view.tobytes())
+
+    def _write(
+        self, write: Callable[[SupportsIndex, Buffer], None], space: Space, addr: SupportsIndex, data: Buffer
+    ) -> None:
+        if not self.enabled:
+            write(addr, data)
+            return
+        contents = memoryview(data).tobytes()  # before the device is called, for the same reason
+        write(addr, data)
+        self._append_contents(space, True, addr, contents)
+
+    def _append_contents(self, space: Space, write: bool, addr: SupportsIndex, contents: bytes) -> None:
+        order: Any = self.manager.byteorder
+        self._append(space, write, addr, len(contents), int.from_bytes(contents, order))
 
 
 @dataclass(frozen=True)
@@ -434,8 +456,8 @@ def replay(
 ) -> ReplayResult:
     """Repeat the accesses of a trace, in order and without pauses, and compare the values that are read.
 
-    Values are passed as integers, in the manager's `byteorder`. To test one device, replay its part of the trace:
-    `trace[trace.mask("com1")]`.
+    An access of a size that an integer has is made with an integer, another one with a buffer; values are in the
+    manager's `byteorder`. To test one device, replay its part of the trace: `trace[trace.mask("com1")]`.
 
     Parameters
     ----------
@@ -477,7 +499,8 @@ def replay(
         except Exception as error:
             verb = "write" if access.write else "read"
             size = format_count(access.size, "byte")
-            error.add_note(f"in the replay of access {index}: a {verb} of {size} at {access.space} {access.addr:#x}")
+            topic = "in the replay of access"
+            add_note(error, f"{topic} {index}: a {verb} of {size} at {access.space} {access.addr:#x}", topic)
             raise
         accesses += 1
         if access.write or not compared:
@@ -496,21 +519,16 @@ def replay(
 def _make_access(manager: IoManager | TraceRecorder, access: Access) -> int:
     """Make an access, and return the value read or written."""
     _, space, write, addr, size, value = access
-    if space == Space.MMIO:
+    is_mmio = space is Space.MMIO
+    order: Any = manager.byteorder
+    if size in space.integer_sizes:
         if not write:
-            return manager.mmio_load(addr, size)
-        manager.mmio_store(addr, size, value)
-    elif size <= 4:
-        if not write:
-            return manager.pio_in(addr, size)
-        manager.pio_out(addr, size, value)
+            return manager.mmio_load(addr, size) if is_mmio else manager.pio_in(addr, size)
+        (manager.mmio_store if is_mmio else manager.pio_out)(addr, size, value)
+    elif not write:
+        buffer = bytearray(size)
+        (manager.mmio_read if is_mmio else manager.pio_read)(addr, buffer)
+        return int.from_bytes(buffer, order)
     else:
-        # At a port, 8 bytes must be a buffer, not an integer.
-        order: Any = manager.byteorder
-        buffer = bytearray(value.to_bytes(size, order))
-        if write:
-            manager.pio_write(addr, buffer)
-        else:
-            manager.pio_read(addr, buffer)
-            return int.from_bytes(buffer, order)
+        (manager.mmio_write if is_mmio else manager.pio_write)(addr, value.to_bytes(size, order))
     return value

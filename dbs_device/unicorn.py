@@ -34,8 +34,9 @@ How a device sees accesses depends on Unicorn (as of 2.1):
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -56,9 +57,9 @@ except ModuleNotFoundError as error:
 
 from ._bus import IoManager
 from ._engine.address_map import MappedRange
-from ._engine.unicorn import GuestBus, Window, entry_point_addresses
+from ._engine.unicorn import GuestBus, entry_point_addresses
 from .address import Space
-from .errors import DeviceModelError, GuestMemoryError
+from .errors import DeviceModelError, GuestMemoryError, format_range
 
 if TYPE_CHECKING:
     # Type checkers see the class for Python 2 here, whose methods are untyped.
@@ -81,8 +82,9 @@ def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) ->
     Parameters
     ----------
     uc : unicorn.Uc
-        The emulator, which must not be running. Until the bridge is detached, its `emu_start` is that of the bridge, so
-        that it raises the exceptions of devices.
+        The emulator, which must not be running. Until the bridge is detached, its `emu_start`, `mem_read`, `mem_write`,
+        `mem_protect` and `mem_unmap` are those of the bridge: the first three raise the exceptions of devices, the last
+        two refuse pages that are mapped for MMIO ranges (`DeviceModelError`).
     manager : IoManager
         The bus. Several emulators may be attached to one manager.
     recorder : dbs_device.trace.TraceRecorder, optional
@@ -139,34 +141,40 @@ class Bridge:
         self.recorder = recorder
         self._uc_emu_start = self._uc.emu_start
         self._lock = threading.RLock()  # guards the fields below; held only while mappings change
-        self._active_runs = 0
         self._is_attached = True
         self._needs_sync = True
+        self._is_syncing = False
         self._hooks: list[ctypes.c_size_t] = []
-        self._windows: dict[tuple[int, int], Window] = {}
         is_big_endian = _is_big_endian(self._uc)
         page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
         self._offset_mask = page_size - 1
         self._bus = GuestBus(
             _address_of(self._uc._uch),
-            _address_of(uclib.uc_emu_stop),
+            {name: _address_of(getattr(uclib, name)) for name in ("uc_emu_stop", "uc_mmio_map", "uc_mem_unmap")},
             is_big_endian,
             page_size,
             self._map_missing_pages,
             None if recorder is None else partial(_record, recorder, is_big_endian),
             _unmapped_error,
         )
+        self._methods: dict[str, Any] = {
+            "emu_start": self.emu_start,
+            "mem_read": partial(self._bus.access_memory, self._uc.mem_read),
+            "mem_write": partial(self._bus.access_memory, self._uc.mem_write),
+            "mem_protect": partial(self._change_memory, self._uc.mem_protect),
+            "mem_unmap": partial(self._change_memory, self._uc.mem_unmap),
+        }
+        attributes = vars(uc)
+        self._replaced = {name: value for name, value in attributes.items() if name in self._methods}
+        self._unsubscribe = manager.on_change(self._on_change)
         try:
             self._sync()
             self._add_hooks()
+            # Unicorn holds addresses of parts of this object, which must live as long as the emulator.
+            attributes.update(self._methods, _dbs_device_bridge=self)
         except BaseException:
-            self._remove_all()
+            self.detach()
             raise
-        attributes = vars(uc)
-        self._replaced = {name: value for name, value in attributes.items() if name == "emu_start"}
-        # Unicorn holds addresses of parts of this object, which must live as long as the emulator.
-        attributes.update(_dbs_device_bridge=self, emu_start=self.emu_start)
-        self._unsubscribe = manager.on_change(self._on_change)
 
     def emu_start(self, begin: int, until: int, timeout: int = 0, count: int = 0) -> None:
         """Run the guest, as `unicorn.Uc.emu_start` does.
@@ -186,31 +194,35 @@ class Bridge:
             The first exception of a device, unchanged. It has stopped the guest; no device was called after it.
         GuestMemoryError
             The ranges have changed, and need a page that the guest has mapped.
+        RecursionError
+            A handler of the guest has run it again, whose handler has, 32 deep.
         unicorn.UcError
             Raised by Unicorn itself.
+
+        Notes
+        -----
+        On the main thread, SIGINT (Ctrl-C) stops the guest. What its handler raises comes out, by default
+        KeyboardInterrupt; if it raises nothing, this returns, as after `unicorn.Uc.emu_stop`.
         """
-        error: BaseException | None = None
-        with self._lock:
-            self._sync_if_needed()
-            self._active_runs += 1
-        try:
-            self._uc_emu_start(begin, until, timeout, count)
-        except BaseException as raised:
-            error = raised
-        with self._lock:
-            self._active_runs -= 1
-            try:
-                self._sync_if_needed()
-            except Exception as raised:
-                error = error or raised
         # The exception of a device comes first: it has stopped the guest, which may have made Unicorn fail. Raised
-        # outside the `except` clause, it does not get another exception as its context.
-        error = self._clear_pending_errors() or error
+        # outside an `except` clause, it does not get another exception as its context.
+        error = self._bus.run(self._start, begin, until, timeout, count)
+        try:
+            with self._lock:
+                self._sync_if_needed(runs=0)
+        except Exception as raised:
+            if error is None:
+                error = raised
         try:
             if error is not None:
                 raise error
         finally:
             del error  # breaks the reference cycle with its traceback
+
+    def _start(self, begin: int, until: int, timeout: int, count: int) -> None:
+        with self._lock:
+            self._sync_if_needed(runs=1)
+        self._uc_emu_start(begin, until, timeout, count)
 
     def detach(self) -> None:
         """Unmap the ranges and remove the hooks. A detached bridge is left unchanged.
@@ -220,32 +232,42 @@ class Bridge:
         DeviceModelError
             The guest is running.
         unicorn.UcError
-            Unicorn cannot unmap a page or remove a hook.
+            Unicorn cannot unmap a page or remove a hook. Everything else is removed.
         """
         with self._lock:
             if self._is_running():
                 raise DeviceModelError("cannot detach while the guest is running")
             if not self._is_attached:
                 return
-            self._is_attached = False
+            # Interrupted in any of this, it can be called again.
             self._unsubscribe()
-            self._remove_all()
             attributes = vars(self.uc)
-            del attributes["_dbs_device_bridge"]
-            # Other code may have replaced ours meanwhile.
-            if attributes.get("emu_start") == self.emu_start:
-                del attributes["emu_start"]
-                attributes.update(self._replaced)
-
-    def _clear_pending_errors(self) -> BaseException | None:
-        """Discard the pending errors, and return the first."""
-        first = self._bus.pop_exception()
-        while self._bus.pop_exception() is not None:
-            pass
-        return first
+            for name, method in self._methods.items():
+                # Other code may have replaced ours meanwhile.
+                if attributes.get(name) is method:
+                    del attributes[name]
+                    if name in self._replaced:
+                        attributes[name] = self._replaced[name]
+            status = self._remove_all()
+            self._is_attached = False
+            attributes.pop("_dbs_device_bridge", None)
+            _check(status)
 
     def _is_running(self) -> bool:
-        return self._active_runs > 0 or self._bus.is_inside
+        return self._bus.runs > 0 or self._bus.is_inside
+
+    def _change_memory(
+        self, change: Callable[..., None], address: int, size: int, *arguments: Any, **keywords: Any
+    ) -> None:
+        """Call `mem_protect` or `mem_unmap`, unless it would split or remove a window: the offsets would be wrong."""
+        with self._lock:
+            for first, last in self._bus.windows:
+                if first < address + size and address <= last:
+                    raise DeviceModelError(
+                        f"cannot protect or unmap {format_range(address, address + size - 1)}: "
+                        f"{format_range(first, last)} is mapped for MMIO ranges"
+                    )
+            change(address, size, *arguments, **keywords)
 
     # -- ranges
 
@@ -263,31 +285,54 @@ class Bridge:
             with suppress(GuestMemoryError, UcError):
                 self._sync()
 
-    def _sync_if_needed(self) -> None:
-        if self._needs_sync and self._is_attached and not self._is_running():
+    def _sync_if_needed(self, runs: int) -> None:
+        """Sync if the guest is not running, `runs` being the calls of `emu_start` that have not started it."""
+        if self._needs_sync and self._is_attached and self._bus.runs == runs and not self._bus.is_inside:
             self._sync()
 
     def _sync(self) -> None:
-        """Map exactly the pages that the ranges need. The guest must not be running."""
+        """Map exactly the pages that the ranges need. The guest must not be running.
+
+        A signal handler or finaliser that runs in it may change the ranges: they are synced again then.
+        """
+        if self._is_syncing:
+            return
+        self._is_syncing = True
+        try:
+            while self._needs_sync:
+                self._needs_sync = False
+                try:
+                    self._sync_once()
+                except BaseException as error:
+                    is_outdated = self._needs_sync
+                    self._needs_sync = True
+                    if not is_outdated or not isinstance(error, (GuestMemoryError, UcError)):
+                        raise
+        finally:
+            self._is_syncing = False
+
+    def _sync_once(self) -> None:
         self._bus.update(self.manager)
         needed = list(self._needed_runs())
-        for part in self._missing_parts(needed):
-            self._check_free(part)
-        for run in self._windows.keys() - needed:
-            self._unmap(run)
+        self._check_free(list(self._missing_parts(needed)))
+        for run in self._bus.windows.keys() - needed:
+            _check(self._bus.unmap_window(*run))
         for run in needed:
-            if run not in self._windows:
-                self._map(run)
-        self._needs_sync = False
+            if run not in self._bus.windows:
+                _check(self._bus.map_window(*run))
 
     def _map_missing_pages(self) -> None:
-        """Map the missing pages. The guest may be inside an access, so that none can be unmapped."""
+        """Map the missing pages. The guest may be inside an access, so that none of the others can be unmapped."""
         with self._lock:
-            missing = list(self._missing_parts(self._needed_runs()))
-            for part in missing:
-                self._check_free(part)
-            for part in missing:
-                self._map(part)
+            mapped: list[tuple[int, int]] = []
+            for part in list(self._missing_parts(self._needed_runs())):
+                status = self._bus.map_window(*part)
+                if status != const.UC_ERR_OK:
+                    for each in mapped:  # the guest has not accessed these
+                        self._bus.unmap_window(*each)
+                    self._check_free([part])  # not before: it takes longer than everything else
+                    _check(status)
+                mapped.append(part)
 
     def _needed_runs(self) -> Iterator[tuple[int, int]]:
         """Yield (first address, last address) of each run of pages that contain ranges."""
@@ -305,9 +350,9 @@ class Bridge:
 
     def _missing_parts(self, needed: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Yield the parts of the needed runs that no window covers."""
-        mapped = sorted(self._windows)
+        mapped = sorted(self._bus.windows)
         for first, last in needed:
-            if (first, last) in self._windows:
+            if (first, last) in self._bus.windows:
                 continue
             for mapped_first, mapped_last in mapped:
                 if mapped_last < first or mapped_first > last:
@@ -318,25 +363,14 @@ class Bridge:
             if first <= last:
                 yield first, last
 
-    def _check_free(self, run: tuple[int, int]) -> None:
-        for region_first, region_last, _ in self._uc.mem_regions():
-            if region_first > run[1] or region_last < run[0]:
+    def _check_free(self, parts: list[tuple[int, int]]) -> None:
+        regions = list(self._uc.mem_regions()) if parts else []
+        for (first, last), (region_first, region_last, _) in itertools.product(parts, regions):
+            if region_first > last or region_last < first:
                 continue
-            for base, last, device in self.manager.mmio_bus:
-                if base & ~self._offset_mask <= region_last and region_first <= last | self._offset_mask:
-                    raise GuestMemoryError(base, last, device, region_first, region_last)
-
-    def _map(self, run: tuple[int, int]) -> None:
-        first, last = run
-        window = Window(self._bus, first)
-        load, store = _ENTRY_POINTS["load"], _ENTRY_POINTS["store"]
-        _check(uclib.uc_mmio_map(self._uc._uch, first, last - first + 1, load, window.address, store, window.address))
-        self._windows[run] = window
-
-    def _unmap(self, run: tuple[int, int]) -> None:
-        first, last = run
-        _check(uclib.uc_mem_unmap(self._uc._uch, first, last - first + 1))
-        del self._windows[run]
+            for base, range_last, device in self.manager.mmio_bus:
+                if base & ~self._offset_mask <= region_last and region_first <= range_last | self._offset_mask:
+                    raise GuestMemoryError(base, range_last, device, region_first, region_last)
 
     # -- hooks
 
@@ -348,6 +382,7 @@ class Bridge:
 
     def _add_hook(self, kind: int, name: str, *arguments: ctypes.c_int) -> None:
         hook = ctypes.c_size_t()
+        self._hooks.append(hook)  # first, so that an interrupt does not lose it
         # Variadic in C: some platforms pass unnamed arguments differently. ctypes knows which these are because the
         # prototype in `uclib` ends with `begin` and `end`. begin > end stands for every address.
         begin, end = 1, 0
@@ -357,14 +392,19 @@ class Bridge:
                 self._uc._uch, ctypes.byref(hook), kind, _ENTRY_POINTS[name], user_data, begin, end, *arguments
             )
         )
-        self._hooks.append(hook)
 
-    def _remove_all(self) -> None:
+    def _remove_all(self) -> int:
+        """Remove hooks and windows, all that can be; return the status of the last that cannot."""
+        failure: int = const.UC_ERR_OK
         for hook in self._hooks:
-            _check(uclib.uc_hook_del(self._uc._uch, hook))
-        self._hooks.clear()
-        for run in list(self._windows):
-            self._unmap(run)
+            # One that was not added, or is removed already, is 0.
+            if hook.value and (status := uclib.uc_hook_del(self._uc._uch, hook)) != const.UC_ERR_OK:
+                failure = status
+            hook.value = 0
+        for run in list(self._bus.windows):
+            if (status := self._bus.unmap_window(*run)) != const.UC_ERR_OK:
+                failure = status
+        return failure
 
 
 def _check(status: int) -> None:

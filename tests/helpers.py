@@ -1,10 +1,15 @@
-"""Shared by several test files: the two address spaces as values, devices, and threads that report."""
+"""Shared by several test files: the two address spaces as values, devices, threads that report, the docs' code."""
 
 from __future__ import annotations
 
+import itertools
+import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import pytest
@@ -187,6 +192,37 @@ def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return Worker(function, *arguments).result()
 
 
+class Interrupter:
+    """Raises KeyboardInterrupt once, where CPython may call a signal handler: as one of the package's functions begins,
+    or after it has called a C function. (Where a loop starts over, it may as well: the loops concerned contain calls.)
+    """
+
+    def __init__(self, countdown: int) -> None:
+        self.countdown = countdown
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        if event in ("call", "c_return") and frame.f_globals["__name__"].startswith("dbs_device"):
+            self.countdown -= 1
+            if self.countdown == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+def interrupt_everywhere(operate: Callable[[], object], check: Callable[[], None]) -> None:
+    """Interrupt an operation at each possible point, and call `check` each time."""
+    for countdown in itertools.count(1):
+        sys.setprofile(Interrupter(countdown))
+        try:
+            operate()
+        except KeyboardInterrupt:
+            check()
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+    assert countdown > 5
+
+
 def _take(mutex: Mutex[Any]) -> None:
     with mutex.lock():
         pass
@@ -209,3 +245,8 @@ def assert_unlocked(manager: IoManager) -> None:
     """Check that another thread and this one can change the manager."""
     on_another_thread(lambda: manager.begin_tx().cancel())  # first, since it cannot hang
     manager.begin_tx().cancel()
+
+
+def fenced_blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks of a Markdown file in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)

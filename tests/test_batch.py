@@ -116,6 +116,41 @@ def test_an_exception_of_a_device_comes_out_with_the_number_of_accesses_done():
     assert device.bytes[:16] == bytes([1, 0, 0, 0, 2, 0, 0, 0]) + bytes(8)
 
 
+def test_an_exception_that_refuses_attributes_comes_out_unchanged():
+    class FrozenError(Exception):
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+    class Fails(DeviceIo):
+        def read(self, base, offset, data):
+            raise error
+
+    error, manager = FrozenError("busy"), IoManager()
+    manager.register_device_io(Fails(), MMIO)
+    with pytest.raises(FrozenError) as caught:
+        manager.mmio_load_many(u64(0x1000), 4)
+    assert caught.value is error
+
+
+def test_an_exception_that_is_raised_again_and_again_has_one_note():
+    class Fails(Memory):
+        def read(self, base, offset, data):
+            if offset == 8:
+                raise error
+
+    error, manager = ValueError("busy"), IoManager()
+    error.add_note("of the device")
+    manager.register_device_io(Fails(), MMIO)
+    for addresses in ((0x1000, 0x1008), (0x1008,), (0x1000, 0x1000, 0x1008)):
+        with pytest.raises(ValueError, match="busy"):
+            manager.mmio_load_many(u64(*addresses), 4)
+    of_device, of_access, of_batch = error.__notes__
+    assert of_device == "of the device"
+    assert of_access.startswith("device access: MMIO read of 4 bytes at 0x1008, ")
+    assert of_batch == "2 of 3 accesses were done before this one"
+    assert error.accesses_done == 2
+
+
 def test_a_device_may_change_the_map_between_two_accesses():
     class Leaves(Memory):
         def read(self, base, offset, data):

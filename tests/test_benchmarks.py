@@ -126,7 +126,7 @@ def test_an_unknown_pattern_is_refused() -> None:
 def test_native_accesses_give_the_same_answers(count: int) -> None:
     ranges = workloads.address_map(count)
     made = native.accesses_to(ranges)
-    assert {"held read", "manager load", "callback load", *native.native_peers()} == made.keys()
+    assert {"held read", "manager load", "entry point load", *native.native_peers()} == made.keys()
     for pattern in workloads.PATTERNS:
         native.check_accesses(made, workloads.addresses_of(ranges, pattern, 1000))
 

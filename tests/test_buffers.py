@@ -366,6 +366,79 @@ def test_an_access_refuses_a_closed_mmap(space, method):
         getattr(space, method)(map_both(Uncalled()), 0x100, memory)
 
 
+class Union(ctypes.Union):
+    _fields_ = (("reference", ctypes.py_object), ("bytes", ctypes.c_uint8 * 8))
+
+
+class Packed(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (("tag", ctypes.c_uint8), ("reference", ctypes.py_object))
+
+
+class Nested(ctypes.Structure):
+    _fields_ = (("tag", ctypes.c_uint8), ("variants", Union * 2))
+
+
+class Derived(Nested):
+    _fields_ = (("more", ctypes.c_uint8),)
+
+
+class PackedNumbers(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (("O", ctypes.c_uint8), ("Z", ctypes.c_uint32 * 2), ("address", ctypes.c_void_p))
+
+
+@pytest.mark.parametrize(
+    "buffer_type",
+    [
+        ctypes.py_object,
+        ctypes.py_object * 2,
+        ctypes.c_char_p * 2,
+        ctypes.c_wchar_p,
+        ctypes.POINTER(ctypes.c_int),
+        ctypes.CFUNCTYPE(None) * 2,
+        Union,
+        Packed,
+        Packed * 2,
+        Nested,
+        Derived,
+    ],
+)
+def test_a_buffer_of_ctypes_pointers_is_refused(buffer_type):
+    device = Inspector(bytes(range(256)))
+    manager = map_both(device)
+    buffer = buffer_type()
+    for data in (buffer, memoryview(buffer)):
+        for access in (manager.mmio_read, manager.mmio_write, manager.pio_read, manager.pio_write):
+            with pytest.raises(BufferError, match="plain memory"):
+                access(0x100, data)
+    assert device.views == []
+
+
+def test_a_kept_view_goes_on_to_show_the_callers_buffer():
+    device = Inspector(b"1234")
+    manager = map_both(device)
+    buffer = bytearray(4)
+    manager.mmio_read(0x100, buffer)
+    device.answer = b"5678"
+    manager.pio_read(0x100, buffer)
+    assert bytes(device.views[0]) == b"5678"
+    with pytest.raises(BufferError):
+        buffer.clear()
+    manager.mmio_load(0x100, 4)
+    device.answer = b"abcd"
+    manager.mmio_load(0x100, 4)
+    assert bytes(device.views[2]) == b"5678"  # an integer's is the device's own
+
+
+def test_a_packed_structure_of_numbers_is_taken():
+    numbers = PackedNumbers()
+    map_both(Inspector(bytes(range(17)))).mmio_read(0x100, numbers)
+    assert bytes(numbers) == bytes(range(17))
+
+
 @each_space
 @pytest.mark.parametrize("dtype", [object, [("count", "<i8"), ("name", object)]], ids=str)
 def test_a_read_refuses_a_buffer_of_references_to_objects(space, dtype):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from helpers import interrupt_everywhere
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -235,6 +237,24 @@ def test_errors_while_undoing_are_notes_on_the_first_error() -> None:
     assert machine.state() == before
 
 
+def test_an_error_that_takes_no_notes_does_not_stop_the_undoing(machine: Machine) -> None:
+    class FrozenError(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    card = SharedCard()
+    before = machine.state()
+
+    def fail(name: str) -> None:
+        if name in ("get_trapped_io_resources", "release_resources"):
+            raise FrozenError(name)
+
+    card.on_call = fail
+    with pytest.raises(FrozenError, match="get_trapped_io_resources"):
+        machine.devices.add_device("card", card)
+    assert machine.state() == before
+
+
 def test_a_commit_with_a_callback_that_always_raises_is_undone_once(machine: Machine) -> None:
     before = machine.state()
     told = []
@@ -274,6 +294,46 @@ def test_a_keyboard_interrupt_undoes_as_well(machine: Machine) -> None:
     with pytest.raises(KeyboardInterrupt):
         machine.devices.add_device("card", card)
     assert machine.state() == before
+
+
+# -- a signal handler that raises
+
+
+@pytest.mark.parametrize("protected", [False, True], ids=["plain", "Mutex"])
+def test_an_interrupted_addition_or_removal_leaks_nothing(protected: bool) -> None:
+    machine = Machine()
+    initial = repr(machine.resources)
+
+    def check() -> None:
+        for name in list(machine.devices):
+            machine.devices.remove_device(name)
+        assert repr(machine.resources) == initial
+        assert len(machine.bus.mmio_bus) == len(machine.bus.pio_bus) == 0
+
+    def add_and_remove() -> None:
+        device, _ = pair_of_card(protected)
+        machine.devices.add_device("card", device, shared_irq=True)
+        machine.devices.remove_device("card")
+
+    interrupt_everywhere(add_and_remove, check)
+    check()
+    add_and_remove()  # the name is free
+
+
+@pytest.mark.parametrize("constraint", [ResourceConstraint.new_mmio(0x1000), ResourceConstraint.new_legacy_irq()])
+def test_an_interrupted_allocation_allocates_nothing(machine: Machine, constraint: ResourceConstraint) -> None:
+    machine.resources.allocate_device_resources([constraint] * 2)
+    before = repr(machine.resources)
+
+    def check() -> None:
+        assert repr(machine.resources) == before
+
+    def allocate() -> None:
+        resources = machine.resources.allocate_device_resources([constraint] * 2, shared_irq=True)
+        sys.setprofile(None)
+        machine.resources.free_device_resources(resources)
+
+    interrupt_everywhere(allocate, check)
 
 
 def test_resources_that_were_freed_by_hand_do_not_make_the_others_leak(machine: Machine) -> None:

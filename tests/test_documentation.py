@@ -1,4 +1,4 @@
-"""What the README and the docs show is what happens."""
+"""The programs, outputs and numbers in the README and the docs are correct."""
 
 import contextlib
 import doctest
@@ -10,13 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import fenced_blocks
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(ROOT.glob("docs/*.md"))
-
-
-def fenced_blocks(path, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def test_the_programs_in_the_readme_print_what_the_readme_says():

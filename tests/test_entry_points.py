@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import sys
 import weakref
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_an_unowned_access_is_not_an_exception():
 
 
 @pytest.mark.parametrize("name", ["mmio_load", "pio_in", "mmio_store", "pio_out"])
-def test_the_first_exception_is_kept_and_no_device_is_called_until_it_is_taken(name, capfd):
+def test_an_exception_is_latched_and_no_device_is_called_until_it_is_popped(name, capfd):
     device = Registers()
     handle = handle_on(device)
     address = 0x100F if name.startswith("mmio") else 0x4F
@@ -115,7 +116,7 @@ def test_the_first_exception_is_kept_and_no_device_is_called_until_it_is_taken(n
 
 
 @pytest.mark.parametrize("size", [0, 3, 5, 9, 2**32 - 1])
-def test_a_wrong_size_is_kept_as_a_value_error(size):
+def test_a_wrong_size_is_latched_as_a_value_error(size):
     handle = handle_on(Registers())
     assert C["mmio_load"](handle.address, 0x1000, size) == 0
     assert type(handle.pop_exception()) is ValueError
@@ -123,6 +124,44 @@ def test_a_wrong_size_is_kept_as_a_value_error(size):
     assert type(handle.pop_exception()) is ValueError
     assert C["uc_pio_in"](None, 0x40, -1, handle.address) == 0
     assert type(handle.pop_exception()) is ValueError
+
+
+@pytest.mark.parametrize("base", [1, 0x1000, 2**64 - 16])
+def test_an_address_that_the_base_takes_past_the_end_of_the_space_is_unowned(base):
+    device = Registers()
+    manager = IoManager(open_bus=0xA5)
+    both_ends = [Resource.MmioAddressRange(0, 16), Resource.MmioAddressRange(2**64 - 16, 16)]
+    manager.register_device_io(device, both_ends)
+    handle = CallbackHandle(manager, base)
+    for address in (2**64 - base, 2**64 - 1):
+        assert C["mmio_load"](handle.address, address, 1) == 0xA5
+        assert C["uc_mmio_load"](None, address, 2, handle.address) == 0xA5A5
+        C["mmio_store"](handle.address, address, 1, 7)
+        C["uc_mmio_store"](None, address, 1, 7, handle.address)
+    assert device.accesses == 0
+    assert C["mmio_load"](handle.address, 2**64 - base - 2, 1) == 0
+    assert device.accesses == 1
+    assert C["mmio_load"](handle.address, 2**64 - base, 3) == 0
+    assert type(handle.pop_exception()) is ValueError
+
+
+def test_a_handle_that_is_destroyed_reports_its_pending_exceptions(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    handle = handle_on(Registers())
+    C["mmio_load"](handle.address, 0x100F, 1)
+    popped = handle.pop_exception()
+    C["mmio_store"](handle.address, 0x100F, 1, 0)
+    del handle
+    (report,) = reported
+    assert repr(report.exc_value) == "LookupError('register 15')"
+    assert report.exc_value is not popped
+    assert report.exc_traceback is not None
+    assert isinstance(report.object, IoManager)
+    reported.clear()
+    del report
+    handle_on(Registers())
+    assert reported == []
 
 
 def test_a_handle_keeps_its_manager_and_lets_it_go():

@@ -16,9 +16,12 @@ from dbs_device.errors import (
     GuestMemoryError,
     InvalidRangeError,
     InvalidResourceRangeError,
+    LayoutError,
     NoAvailableResourceError,
     NoDeviceError,
+    RegisterAccessError,
     ResourceError,
+    StateError,
     TransactionError,
     UnknownDeviceError,
     describe_device,
@@ -66,6 +69,12 @@ EXAMPLES = {
     InvalidResourceRangeError(Resource.LegacyIrq(4), "it is not allocated"): (
         "cannot free Resource.LegacyIrq(irq=4): it is not allocated"
     ),
+    RegisterAccessError("uart", 0x1F, 4, True): "a write of 4 bytes at 0x1f of 'uart' reaches no register",
+    RegisterAccessError("uart", 0x2, 1, False, "SR"): (
+        "a read of 1 byte at 0x2 of 'uart' has a size or alignment that SR does not allow"
+    ),
+    LayoutError("A overlaps B"): "A overlaps B",
+    StateError("another layout"): "another layout",
     DeviceModelError("anything"): "anything",
     ResourceError("anything"): "anything",
 }
@@ -88,6 +97,9 @@ def test_every_error_has_an_example_and_one_base():
         (DeviceOverlapError, (DeviceModelError, ValueError)),
         (InvalidRangeError, (DeviceModelError, ValueError)),
         (TransactionError, (DeviceModelError,)),
+        (LayoutError, (DeviceModelError, ValueError)),
+        (RegisterAccessError, (DeviceModelError, LookupError)),
+        (StateError, (DeviceModelError, ValueError)),
         (ResourceError, (DeviceModelError,)),
         (NoAvailableResourceError, (ResourceError,)),
         (InvalidResourceRangeError, (ResourceError,)),

@@ -210,7 +210,7 @@ def test_progress_is_shown_and_the_rest_only_after_a_failure(
 @pytest.mark.slow
 def test_only_what_changed_is_compiled_and_nothing_again_for_an_editable_install(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    # What is built goes along with its times, so that little is left to build.
+    # Built files are copied with their times, so that little is left to build.
     tree.mkdir()
     for name in ("dbs_device", "tools", "build", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source = ROOT / name
@@ -245,5 +245,5 @@ def test_a_package_that_cimports_ours_builds_against_an_editable_install(tmp_pat
     source = tmp_path / "embedding"
     shutil.copytree(ROOT / "tests" / "embedding", source, ignore=shutil.ignore_patterns("*.so", "cpu.c", "build"))
     succeeds("setup.py", "--quiet", "build_ext", "--inplace", cwd=source)
-    program = "import embedder.cpu, embedder.engine, dbs_device; print(dbs_device.__file__)"
+    program = "import embedder.cpu, embedder.c_emulator, dbs_device; print(dbs_device.__file__)"
     assert succeeds("-c", program, cwd=source).strip() == str(ROOT / "dbs_device" / "__init__.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import pickle
 import subprocess
@@ -14,7 +15,20 @@ import weakref
 import pytest
 from helpers import ACCESSES, MMIO, PIO, SPACES, Recorder, assert_free, map_both, ranges_of, whole_map
 
-from dbs_device import Bus, DeviceIo, DeviceIoMut, IoManager, Mutex, NativeDevice, NoDeviceError, Resource, Transaction
+from dbs_device import (
+    Bus,
+    CallbackHandle,
+    DeviceIo,
+    DeviceIoMut,
+    InvalidRangeError,
+    IoManager,
+    Mutex,
+    NativeDevice,
+    NoDeviceError,
+    Resource,
+    Transaction,
+    entry_point_addresses,
+)
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
@@ -670,3 +684,48 @@ def test_resources_of_the_map_survive_a_pickle():
     manager = IoManager()
     manager.register_device_io(DeviceIo(), [Resource.MmioAddressRange(0x10, 0x20)])
     assert b"MmioAddressRange" not in pickle.dumps(manager)
+
+
+@pytest.mark.parametrize("is_pending", [False, True], ids=["no exception", "pending exception"])
+def test_a_device_that_owns_a_handle_of_its_manager_is_collected(is_pending, monkeypatch):
+    class Failing(DeviceIo):
+        def read(self, base, offset, data):
+            raise ValueError(self.handle)
+
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(type(report.exc_value)))
+    manager, device = IoManager(), Failing()
+    device.handle = CallbackHandle(manager)
+    manager.register_device_io(device, [MMIO.range(0, 16)])
+    if is_pending:
+        load = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint)
+        assert load(entry_point_addresses()["mmio_load"])(device.handle.address, 0, 4) == 0
+    references = [weakref.ref(each) for each in (manager, device, device.handle)]
+    del manager, device
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert reports in ([], [ValueError] * is_pending)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "error", "message"),
+    [
+        ([("MMIO", 0x200, 0x100, DeviceIo())], InvalidRangeError, "MMIO range 0x200..0x100 is empty"),
+        ([("MMIO", -1, 0x100, DeviceIo())], InvalidRangeError, "MMIO range -0x1..0x100 begins below address 0"),
+        (
+            [("PIO", 0x10000, 0x20000, DeviceIo())],
+            InvalidRangeError,
+            "PIO range 0x10000..0x20000 runs past the last PIO address, 0xffff",
+        ),
+        ([("DMA", 0, 1, DeviceIo())], ValueError, """a space is "MMIO" or "PIO", not 'DMA'"""),
+        ([(0, 0, 1, DeviceIoMut())], TypeError, "DeviceIoMut is a DeviceIoMut, which is not safe to call"),
+        ([(0, 0, 1, None)], TypeError, "a device must be a DeviceIo, which NoneType is not"),
+    ],
+)
+def test_the_ranges_of_a_damaged_pickle_are_refused(ranges, error, message):
+    manager = IoManager.__new__(IoManager)
+    with pytest.raises(error) as caught:
+        state = [(1, 0x1000, 0x1FFF, DeviceIo(), None), *((*each, None) for each in ranges)]
+        manager.__setstate__(({}, state, None))
+    assert str(caught.value).startswith(message)
+    assert len(manager.mmio_bus) == len(manager.pio_bus) == 0

@@ -55,6 +55,29 @@ def test_a_range_may_be_the_whole_space(space):
 
 
 @each_space
+@pytest.mark.parametrize(
+    ("base", "size", "error", "message"),
+    [
+        (0x180, -5, InvalidRangeError, "is empty"),
+        (-1, 5, InvalidRangeError, "begins below address 0"),
+        (2**64, 5, InvalidRangeError, "runs past the last"),
+        (0x180, 5.0, TypeError, "'float' object cannot be interpreted as an integer"),
+    ],
+)
+def test_a_resource_whose_fields_were_not_checked(space, base, size, error, message):
+    class Unchecked(type(space.range(0, 1))):
+        __slots__ = ()
+
+        def __post_init__(self):
+            pass
+
+    manager = IoManager()
+    with pytest.raises(error, match=message):
+        manager.register_device_io(DeviceIo(), [space.range(0x100, 1), Unchecked(base, size)])
+    assert whole_map(manager) == []
+
+
+@each_space
 def test_one_address_at_either_end_of_the_space_can_be_a_range(space):
     first, last = Recorder("first"), Recorder("last")
     manager = IoManager()

@@ -151,7 +151,7 @@ class Memory(DeviceIo):
 
 
 class Machine:
-    """An engine of any architecture with RAM up to the device."""
+    """An emulator of any architecture with RAM up to the device."""
 
     def __init__(self, architecture: Architecture, device: DeviceIo, **options: Any) -> None:
         self.architecture = architecture

@@ -1,9 +1,10 @@
-"""Attaching a manager to a Unicorn engine, detaching it, and how long everything lives."""
+"""Attaching a manager to a Unicorn emulator, detaching it, and how long everything lives."""
 
 from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 from helpers import Recorder
@@ -37,7 +38,7 @@ from dbs_device.unicorn import attach
 
 
 def run(uc: Uc, *code: bytes) -> int:
-    """Run code on an engine without using the bridge."""
+    """Run code on an emulator without using the bridge."""
     uc.emu_start(CODE, write_code(uc, b"".join(code)))
     return int(uc.reg_read(UC_X86_REG_EAX))
 
@@ -133,7 +134,7 @@ def test_only_a_manager_can_be_attached(other: object) -> None:
     attach(uc, IoManager())
 
 
-def test_an_engine_is_attached_once_at_a_time() -> None:
+def test_an_emulator_is_attached_once_at_a_time() -> None:
     guest = guest_with(Recorder(answer=ANSWER))
     before = list(guest.uc.mem_regions())
     with pytest.raises(DeviceModelError, match=r"\battached\b.*\bdetach\b"):
@@ -159,10 +160,10 @@ def test_a_guest_without_ports_ignores_the_port_ranges() -> None:
     assert list(uc.mem_regions()) == []
 
 
-# -- one manager, several engines
+# -- one manager, several emulators
 
 
-def test_two_engines_share_a_manager() -> None:
+def test_two_emulators_share_a_manager() -> None:
     device = Recorder(answer=ANSWER)
     manager = manager_with(device, DEVICE)
     one, two = Guest(manager), Guest(manager)
@@ -182,7 +183,7 @@ def test_a_guest_of_a_clone_does_not_see_changes_of_the_original() -> None:
     assert guest.mapped == []
 
 
-def test_a_failure_of_one_engine_does_not_affect_another() -> None:
+def test_a_failure_of_one_emulator_does_not_affect_another() -> None:
     manager = manager_with(Recorder(answer=ANSWER), DEVICE)
     crowded, roomy = Guest(manager), Guest(manager)
     crowded.uc.mem_map(0xA000, PAGE)
@@ -195,7 +196,7 @@ def test_a_failure_of_one_engine_does_not_affect_another() -> None:
 # -- detach
 
 
-def test_detaching_restores_the_engine() -> None:
+def test_detaching_restores_the_emulator() -> None:
     uc = make_uc()
     regions, attributes = list(uc.mem_regions()), dict(vars(uc))
     unhooked = run(uc, set_eax(0), port_in(PORT, 4), port_out(PORT))
@@ -222,6 +223,45 @@ def test_detaching_undoes_what_was_followed_too() -> None:
     assert guest.mapped == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda uc, first, size: uc.mem_protect(first, size, UC_PROT_READ),
+        lambda uc, first, size: uc.mem_protect(address=first, size=size),
+        lambda uc, first, size: uc.mem_unmap(first, size),
+    ],
+)
+def test_the_pages_of_a_window_cannot_be_changed_by_others(change: Callable[[Uc, int, int], None]) -> None:
+    guest = guest_with(device := Recorder(answer=ANSWER))
+    guest.manager.register_device_io(device, mmio(DEVICE + PAGE, 3 * PAGE))
+    guest.uc.mem_map(DEVICE - PAGE, PAGE)
+    for first, size in ((DEVICE, PAGE), (DEVICE + 3 * PAGE, 2 * PAGE), (DEVICE - PAGE, 2 * PAGE), (DEVICE, 4 * PAGE)):
+        with pytest.raises(
+            DeviceModelError,
+            match=f"^cannot protect or unmap {first:#x}..{first + size - 1:#x}: "
+            f"{DEVICE:#x}..{DEVICE + 4 * PAGE - 1:#x} is mapped for MMIO ranges$",
+        ):
+            change(guest.uc, first, size)
+    assert guest.run(load(DEVICE + 2 * PAGE + 4)) == WORD
+    assert device.calls[-1][1:3] == (DEVICE + PAGE, PAGE + 4)
+    change(guest.uc, DEVICE - PAGE, PAGE)
+    guest.bridge.detach()
+    with pytest.raises(UcError):
+        change(guest.uc, DEVICE, PAGE)
+
+
+def test_detaching_finishes_even_if_a_window_is_gone() -> None:
+    guest = guest_with(Recorder())
+    guest.manager.register_device_io(Recorder(), mmio(0x20000))
+    Uc.mem_unmap(guest.uc, DEVICE, PAGE)  # past the bridge, which would refuse it
+    with pytest.raises(UcError):
+        guest.bridge.detach()
+    assert guest.mapped == []
+    bridge = attach(guest.uc, guest.manager)
+    assert len(guest.mapped) == 2
+    bridge.detach()
+
+
 def test_detaching_again_does_nothing() -> None:
     guest = guest_with(Recorder())
     guest.bridge.detach()
@@ -231,7 +271,7 @@ def test_detaching_again_does_nothing() -> None:
     bridge.detach()
 
 
-def test_a_detached_bridge_still_runs_the_engine() -> None:
+def test_a_detached_bridge_still_runs_the_emulator() -> None:
     guest = guest_with(Recorder())
     guest.bridge.detach()
     assert guest.run(set_eax(7)) == 7
@@ -275,7 +315,7 @@ def test_a_wrapper_of_emu_start_from_before_is_called() -> None:
 # -- how long things live
 
 
-def test_a_bridge_lives_as_long_as_its_engine() -> None:
+def test_a_bridge_lives_as_long_as_its_emulator() -> None:
     uc = make_uc()
     manager = manager_with(device := Recorder(answer=ANSWER), DEVICE)
     attach(uc, manager)
@@ -285,14 +325,14 @@ def test_a_bridge_lives_as_long_as_its_engine() -> None:
     assert run(uc, load(0xA000)) == WORD
 
 
-def test_a_manager_lives_as_long_as_the_engine_attached_to_it() -> None:
+def test_a_manager_lives_as_long_as_the_emulator_attached_to_it() -> None:
     uc = make_uc()
     attach(uc, manager_with(Recorder(answer=ANSWER), DEVICE))
     gc.collect()
     assert run(uc, load(DEVICE)) == WORD
 
 
-def test_an_engine_is_freed_with_its_last_reference_and_its_bridge_with_it() -> None:
+def test_an_emulator_is_freed_with_its_last_reference_and_its_bridge_with_it() -> None:
     manager = manager_with(device := Recorder(), DEVICE)
     guest = Guest(manager)
     guest.run(load(DEVICE))
@@ -305,7 +345,7 @@ def test_an_engine_is_freed_with_its_last_reference_and_its_bridge_with_it() -> 
     assert len(manager.mmio_bus) == 2
 
 
-def test_an_engine_that_its_own_device_refers_to_is_collected() -> None:
+def test_an_emulator_that_its_own_device_refers_to_is_collected() -> None:
     class Owner(Recorder):
         guest: Guest
 
@@ -317,7 +357,7 @@ def test_an_engine_that_its_own_device_refers_to_is_collected() -> None:
     assert uc() is None
 
 
-def test_a_detached_bridge_can_be_freed_before_its_engine() -> None:
+def test_a_detached_bridge_can_be_freed_before_its_emulator() -> None:
     guest = guest_with(device := Recorder(answer=ANSWER))
     guest.bridge.detach()
     bridge = weakref.ref(guest.bridge)

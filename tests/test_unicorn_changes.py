@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -298,6 +298,45 @@ def test_a_guest_that_touches_no_device_finds_what_another_thread_has_added() ->
     worker.result()
     assert eax == WORD
     assert pages(0)[0] in guest.mapped
+
+
+def test_a_change_while_another_one_is_synced() -> None:
+    """A signal handler or a finaliser may change the ranges in the middle of a sync."""
+    guest = Guest()
+    device = Recorder(answer=ANSWER)
+    regions_of_unicorn = guest.uc.mem_regions
+    inner_changes = [
+        lambda: guest.manager.register_device_io(device, mmio(0x20000)),
+        lambda: guest.manager.unregister_device_io(mmio(DEVICE)),
+    ]
+
+    def regions() -> Iterator[tuple[int, int, int]]:
+        if inner_changes:
+            inner_changes.pop()()
+        return regions_of_unicorn()
+
+    guest.uc.mem_regions = regions
+    guest.manager.register_device_io(device, mmio(DEVICE))
+    guest.manager.register_device_io(device, mmio(0xA000))
+    assert inner_changes == []
+    del guest.uc.mem_regions
+    assert guest.mapped == [(0xA000, 0xAFFF), (0x20000, 0x20FFF)]
+    assert guest.run(load(0xA000)) == guest.run(load(0x20000)) == WORD
+
+
+def test_a_change_that_makes_room_while_another_one_fails() -> None:
+    guest = Guest()
+    guest.uc.mem_map(0x20000, PAGE)
+    regions_of_unicorn = guest.uc.mem_regions
+
+    def regions() -> Iterator[tuple[int, int, int]]:
+        guest.uc.mem_regions = regions_of_unicorn
+        guest.manager.unregister_device_io(mmio(0x20000))
+        return regions_of_unicorn()
+
+    guest.uc.mem_regions = regions
+    guest.manager.register_device_io(Recorder(), mmio(0x20000))
+    assert guest.run(set_eax(7)) == 7
 
 
 def test_many_changes_by_another_thread_while_the_guest_works() -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import sys
+import threading
 import traceback
 import weakref
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
-from helpers import Recorder, on_another_thread
-from unicorn import UC_ERR_READ_UNMAPPED, UC_HOOK_CODE, UcError
+from helpers import DEADLOCK, Recorder, Worker, interrupt_everywhere, on_another_thread
+from unicorn import UC_ERR_READ_UNMAPPED, UC_HOOK_CODE, Uc, UcError
 from unicorn.x86_const import UC_X86_REG_EBX
 from unicorn_guest import (
     CODE,
     DEVICE,
     LOOP_FOREVER,
+    PAGE,
     PORT,
     SCRATCH,
     Calls,
@@ -29,6 +35,7 @@ from unicorn_guest import (
     set_eax,
     store,
     store_8,
+    write_code,
 )
 
 from dbs_device import DeviceIo, DeviceModelError, NoDeviceError
@@ -188,7 +195,7 @@ def test_an_unowned_address_stops_the_guest_too() -> None:
 
 
 def test_uc_emu_start_itself_raises_it() -> None:
-    """As when the engine is run by code that knows nothing of the bridge."""
+    """As when the emulator is run by code that knows nothing of the bridge."""
     guest = guest_with(Failing(error := DeviceFaultError("broken")))
     guest.uc.mem_write(CODE, port_in(PORT))
     for _ in range(2):
@@ -278,6 +285,137 @@ def test_an_exception_of_the_view_itself_comes_out_too() -> None:
     guest.manager.register_device_io(Overflowing(), mmio(DEVICE))
     with pytest.raises(ValueError, match="different structures"):
         guest.run(load(DEVICE))
+
+
+# -- accesses that are not the guest's
+
+
+@pytest.mark.parametrize("access", [lambda uc: uc.mem_read(DEVICE, 4), lambda uc: uc.mem_write(DEVICE, b"1234")])
+def test_an_access_from_outside_raises_where_it_is_made(access: Callable[[Uc], object]) -> None:
+    guest = guest_with(failing := Failing())
+    with pytest.raises(DeviceFaultError) as caught:
+        access(guest.uc)
+    assert caught.value is failing.error
+    assert failing.accesses == 1
+    assert guest.run(set_eax(7)) == 7
+    failing.error = None
+    access(guest.uc)
+    guest.run(load(DEVICE))
+
+
+def test_an_access_past_the_bridge_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever makes it cannot be made to raise: neither does the next run, whose accesses are served."""
+    reports: list[sys.UnraisableHookArgs] = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    guest = guest_with(failing := Failing())
+    Uc.mem_read(guest.uc, DEVICE, 4)
+    assert [report.exc_value for report in reports] == [failing.error]
+    failing.error = None
+    guest.run(load(DEVICE), set_eax(7))
+    assert failing.accesses == 2
+    assert guest.eax == 7
+
+
+def test_a_handler_may_go_on_after_a_failed_access_of_its_own() -> None:
+    guest = guest_with(failing := Failing())
+
+    def access() -> None:
+        with pytest.raises(DeviceFaultError):
+            guest.uc.mem_read(DEVICE, 4)
+
+    guest.manager.register_device_io(Calls(access), ports(PORT + 0x10))
+    assert guest.run(port_in(PORT + 0x10), set_eax(7)) == 7
+    assert failing.accesses == 1
+
+
+# -- runs that are nested or interrupted
+
+
+def test_endless_nesting_is_an_error() -> None:
+    guest = Guest()
+    code = load(DEVICE)
+
+    def run_again() -> None:
+        guest.bridge.emu_start(CODE, CODE + len(code))
+
+    guest.manager.register_device_io(Calls(run_again), mmio(DEVICE))
+    with pytest.raises(RecursionError, match=r"^emu_start is nested 32 deep: a handler of the guest runs it again\ndevice access"):
+        guest.run(code)
+    assert guest.run(set_eax(7)) == 7
+
+
+@contextmanager
+def ctrl_c_soon(uc: Uc) -> Iterator[None]:
+    """Send SIGINT soon, and stop the guest late if that has not."""
+    timers = [
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)),
+        threading.Timer(DEADLOCK, uc.emu_stop),  # Unicorn's own timeouts cannot be nested
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    yield
+    timers[1].cancel()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_ctrl_c_stops_a_running_guest(nested: bool) -> None:
+    guest = guest_with(Failing())
+    guest.uc.mem_write(SCRATCH, LOOP_FOREVER)
+    handler = signal.getsignal(signal.SIGINT)
+
+    def loop() -> None:
+        guest.bridge.emu_start(SCRATCH, 0)
+
+    guest.manager.register_device_io(Calls(loop), ports(PORT + 0x10))
+    for _ in range(3):
+        with ctrl_c_soon(guest.uc), pytest.raises(KeyboardInterrupt):
+            guest.run(port_in(PORT + 0x10), LOOP_FOREVER) if nested else loop()
+        assert guest.run(set_eax(7)) == 7
+        assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(KeyboardInterrupt):  # the handler of Python is installed again
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_handler_of_ctrl_c_that_raises_nothing_stops_the_guest_too() -> None:
+    guest = Guest()
+    signals: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
+    try:
+        with ctrl_c_soon(guest.uc):
+            guest.run(LOOP_FOREVER)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert signals == [signal.SIGINT]
+    assert guest.eip == CODE
+
+
+def test_a_guest_on_another_thread_is_not_stopped_by_ctrl_c() -> None:
+    is_running = threading.Event()
+    guest = guest_with(Calls(is_running.set))
+    mov_ecx, loop_here = b"\xb9" + (1 << 24).to_bytes(4, "little"), b"\xe2\xfe"
+    worker = Worker(guest.run, port_in(PORT), mov_ecx, loop_here, set_eax(7))
+    assert is_running.wait(DEADLOCK)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert worker.result() == 7
+
+
+def test_an_interrupt_anywhere_leaves_the_bridge_in_order() -> None:
+    device = Failing(DeviceFaultError())
+    device.error = None
+    guest = guest_with(device)
+    write_code(guest.uc, load(DEVICE))
+
+    def check() -> None:
+        assert guest.bridge._bus.runs == 0
+        guest.manager.register_device_io(DeviceIo(), mmio(DEVICE + 2 * PAGE))
+        assert len(guest.mapped) == 2
+        guest.manager.unregister_device_io(mmio(DEVICE + 2 * PAGE))
+        assert guest.mapped == [(DEVICE, DEVICE + PAGE - 1)]
+
+    interrupt_everywhere(lambda: guest.bridge.emu_start(CODE, CODE + len(load(DEVICE))), check)
+    guest.bridge.detach()
 
 
 def test_detaching_in_a_handler_is_refused() -> None:

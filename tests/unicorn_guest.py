@@ -70,7 +70,7 @@ LOOP_FOREVER = b"\xeb\xfe"  # jmp $
 
 
 def make_uc() -> Uc:
-    """Return an engine with a little RAM."""
+    """Return an emulator with a little RAM."""
     uc = Uc(UC_ARCH_X86, UC_MODE_32)
     uc.mem_map(RAM.start, len(RAM))
     uc.reg_write(UC_X86_REG_ESP, SCRATCH + PAGE)
@@ -78,7 +78,7 @@ def make_uc() -> Uc:
 
 
 class Guest:
-    """An engine that is attached to a manager, and runs what it is given."""
+    """An emulator that is attached to a manager, and runs what it is given."""
 
     def __init__(self, manager: IoManager | None = None) -> None:
         self.manager = IoManager() if manager is None else manager

@@ -85,7 +85,7 @@ def make_environment(path):
         except ImportError:
             sys.exit(f"dbs-device: the modules venv and ensurepip are needed ({HINT})")
         say("making {} with Python {}.{}.{}".format(path, *sys.version_info))
-        # What runs this may be the python of that very environment, which no longer works.
+        # This may be running on the Python of that very environment, which no longer works.
         subprocess.run([sys._base_executable, "-m", "venv", "--clear", path], check=True)
     elif found != identity():
         beside = "{}-{}.{}".format(path, *sys.version_info)

@@ -1,4 +1,4 @@
-"""What it takes to build the package: a Python, a compiler, and packages.
+"""The requirements of a build: a Python, a compiler, and packages.
 
 Runs on any Python 3, so that one that is too old is told so.
 """

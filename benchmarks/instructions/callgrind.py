@@ -60,7 +60,7 @@ class Profile(NamedTuple):
 
     @property
     def engine(self) -> float:
-        """What is spent in the compiled modules of the package, which does not depend on how CPython was built."""
+        """Instructions in the compiled modules of the package, which do not depend on how CPython was built."""
         return sum(count for function, count in self.functions.items() if function.is_ours)
 
     def largest(self, most: int) -> list[tuple[Function, float]]:

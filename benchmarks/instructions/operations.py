@@ -42,7 +42,7 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
         "C: load, held tables, unowned": access(counted.held_load(native.tables()), unowned),
         "C: store, held tables, same range": access(counted.held_store(native.tables()), same),
         "C: load, manager, same range": access(counted.manager_load(native), same),
-        "C: callback load, same range": access(counted.callback_load(native), same),
+        "C: entry point load, same range": access(counted.entry_point_load(native), same),
         "C: load, held tables, Python device": access(counted.held_load(python.tables()), same),
         "C: call of a Python device, without a bus": (
             lambda: counted.count_calls(IdleDevice().read, [(IoAddress(0), IoAddress(8), view)] * RANGES, WARM_UP),

@@ -81,7 +81,7 @@ pub unsafe extern "C" fn peer_read(bus: *const Bus, address: u64, data: *mut u8,
     }
 }
 
-/// What the crate does at the beginning of a transaction.
+/// As the crate does at the beginning of a transaction.
 #[no_mangle]
 pub unsafe extern "C" fn peer_clone_and_drop(bus: *const Bus, times: usize) {
     for _ in 0..times {

@@ -28,7 +28,7 @@ class Peer:
     largest: ClassVar[int] = 65536
     reason: ClassVar[str] = ""
     highest_address: ClassVar[int] = 2**64 - 1
-    # What a look-up takes, in ns, and more for each range. Very rough: it says how many look-ups to measure.
+    # Time of a look-up in ns, and the increase for each range. Very rough: it sets how many look-ups are measured.
     lookup_time: ClassVar[float] = 1000.0
     range_time: ClassVar[float] = 0.0
 
@@ -40,7 +40,7 @@ class Peer:
 
 
 class IfChain(Peer):
-    """What stands in the first version of many emulators: one comparison after the other, here generated."""
+    """A chain of comparisons, as in the first version of many emulators; here it is generated."""
 
     name = "if chain"
     range_time = 20.0

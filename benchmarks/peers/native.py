@@ -81,7 +81,7 @@ def accesses_to(ranges: AddressMap, **options: Any) -> dict[str, Any]:
         "held read": ours.held_read(manager.tables()),
         **{name: NativePeer(name, ranges).access() for name in native_peers()},
         "manager load": ours.manager_load(manager),
-        "callback load": ours.callback_load(manager),
+        "entry point load": ours.entry_point_load(manager),
     }
 
 
@@ -89,7 +89,7 @@ def check_accesses(made: dict[str, Any], addresses: np.ndarray) -> None:
     """Raise AssertionError unless all accesses give the same answers."""
     outcomes = {name: access.time(addresses, 1)[1:] for name, access in made.items()}
     sums = {total for total, _ in outcomes.values()}
-    # A callback does not report whether the address was owned.
-    refusals = {refused for name, (_, refused) in outcomes.items() if name != "callback load"}
+    # An entry point does not report whether the address was owned.
+    refusals = {refused for name, (_, refused) in outcomes.items() if name != "entry point load"}
     if len(sums) != 1 or len(refusals) != 1:
         raise AssertionError(f"the answers differ: {outcomes}")

@@ -53,7 +53,7 @@ extern "C" int peer_read(void *peer, std::uint64_t address, std::uint8_t *data, 
     return 0;
 }
 
-// What the crate does at the beginning of a transaction.
+// As the crate does at the beginning of a transaction.
 extern "C" void peer_clone_and_drop(void *peer, std::size_t times) {
     for (; times > 0; times--) delete new Bus(*static_cast<Bus *>(peer));
 }

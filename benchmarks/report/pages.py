@@ -79,7 +79,7 @@ NATIVE = {
     "btree_map": "Rust BTreeMap",
     "std_map": "C++ std::map",
     "manager load": "dbs_device, manager",
-    "callback load": "dbs_device, C entry point",
+    "entry point load": "dbs_device, C entry point",
 }
 FLOORS = {"idle call": "a call of a function that does nothing", "direct call": "a call that calls the device"}
 LOOKUPS = {peer.name: peer.name for peer in PEERS}

@@ -13,7 +13,7 @@ SECOND_FORMATS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
 class Measurement(NamedTuple):
-    """What was measured of one case: a list of values for each round, in seconds (or bytes) for one access.
+    """The measurements of one case: a list of values for each round, in seconds (or bytes) for one access.
 
     `loop` is the case that measures the loop around the accesses, if there is one to be subtracted.
     """

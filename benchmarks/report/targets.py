@@ -1,4 +1,4 @@
-"""What the engine is meant to reach, as data: how long a case may take, compared with others of the same run."""
+"""The performance targets, as data: how long a case may take, compared with others of the same run."""
 
 from __future__ import annotations
 

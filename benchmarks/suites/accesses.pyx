@@ -40,7 +40,7 @@ cdef extern from *:
     typedef int (*bench_load)(void *subject, uint64_t address, size_t size, uint64_t *value);
     typedef int (*bench_store)(void *subject, uint64_t address, size_t size, uint64_t value);
     typedef int (*bench_read)(void *subject, uint64_t address, uint8_t *data, size_t size);
-    typedef uint64_t (*bench_callback)(void *subject, uint64_t address, unsigned size);
+    typedef uint64_t (*bench_entry_point)(void *subject, uint64_t address, unsigned size);
 
     /* One of the functions is set, or none in the loop without an access. */
     typedef struct {
@@ -48,10 +48,10 @@ cdef extern from *:
         bench_load load;
         bench_store store;
         bench_read read;
-        bench_callback callback;
+        bench_entry_point entry_point;
     } bench_access;
 
-    /* What an access leaves behind: the loop must not be optimised away, and the answers are compared. */
+    /* The result of an access: it keeps the loop from being optimised away, and is compared between peers. */
     typedef struct { uint64_t sum; uint64_t refused; } bench_outcome;
 
     #define BENCH_NOINLINE __attribute__((noinline, noclone))
@@ -97,9 +97,9 @@ cdef extern from *:
         return outcome;
     }
 
-    /* A callback does not say whether anybody owned the address. */
-    static BENCH_NOINLINE bench_outcome bench_run_callbacks(
-        bench_callback access, void *subject, const uint64_t *addresses, size_t count, size_t passes
+    /* An entry point does not report whether the address was owned. */
+    static BENCH_NOINLINE bench_outcome bench_run_entry_points(
+        bench_entry_point access, void *subject, const uint64_t *addresses, size_t count, size_t passes
     ) {
         bench_outcome outcome = {0, 0};
         for (size_t pass = 0; pass < passes; pass++) {
@@ -130,7 +130,8 @@ cdef extern from *:
         if (access->load) return bench_run_loads(access->load, access->subject, addresses, count, passes);
         if (access->store) return bench_run_stores(access->store, access->subject, addresses, count, passes);
         if (access->read) return bench_run_reads(access->read, access->subject, addresses, count, passes);
-        if (access->callback) return bench_run_callbacks(access->callback, access->subject, addresses, count, passes);
+        if (access->entry_point)
+            return bench_run_entry_points(access->entry_point, access->subject, addresses, count, passes);
         return bench_run_empty(addresses, count, passes);
     }
 
@@ -139,7 +140,7 @@ cdef extern from *:
         if (access->load) access->load(access->subject, address, 4, &value);
         else if (access->store) access->store(access->subject, address, 4, 0x12345678);
         else if (access->read) access->read(access->subject, address, (uint8_t *)&value, 4);
-        else if (access->callback) access->callback(access->subject, address, 4);
+        else if (access->entry_point) access->entry_point(access->subject, address, 4);
     }
     void BENCH_NOINLINE counted_access(const bench_access *access, uint64_t address) {
         bench_run_one(access, address);
@@ -157,7 +158,7 @@ cdef extern from *:
 
     void BENCH_NOINLINE counting_done(void) { __asm__ volatile(""); }
 
-    /* The least that can stand behind Unicorn. */
+    /* The cheapest callback that Unicorn can have. */
     static uint64_t bench_uc_load(void *uc, uint64_t offset, unsigned size, void *data) {
         (void)uc; (void)offset; (void)size; (void)data;
         return 0;
@@ -182,13 +183,13 @@ cdef extern from *:
     ctypedef int (*bench_load)(void *subject, uint64_t address, size_t size, uint64_t *value) noexcept nogil
     ctypedef int (*bench_store)(void *subject, uint64_t address, size_t size, uint64_t value) noexcept nogil
     ctypedef int (*bench_read)(void *subject, uint64_t address, uint8_t *data, size_t size) noexcept nogil
-    ctypedef uint64_t (*bench_callback)(void *subject, uint64_t address, unsigned size) noexcept nogil
+    ctypedef uint64_t (*bench_entry_point)(void *subject, uint64_t address, unsigned size) noexcept nogil
     ctypedef struct bench_access:
         void *subject
         bench_load load
         bench_store store
         bench_read read
-        bench_callback callback
+        bench_entry_point entry_point
     ctypedef struct bench_outcome:
         uint64_t sum
         uint64_t refused
@@ -359,11 +360,11 @@ def manager_load(IoManager manager not None):
     return access
 
 
-def callback_load(IoManager manager not None):
+def entry_point_load(IoManager manager not None):
     """The C entry point ``mmio_load`` of ``dbs_device.h``."""
     handle = CallbackHandle(manager)
     cdef Access access = new_access(handle, <void *><uintptr_t>handle.address)
-    access.access.callback = <bench_callback><uintptr_t>entry_point_addresses()["mmio_load"]
+    access.access.entry_point = <bench_entry_point><uintptr_t>entry_point_addresses()["mmio_load"]
     return access
 
 

@@ -1,4 +1,4 @@
-"""What changes of the map cost: register, unregister, transactions, clone; memory for each range; import time.
+"""The cost of changes of the map: register, unregister, transactions, clone; memory for each range; import time.
 
 Resources and devices are made before. ``changes/btree_map clone`` and ``changes/std_map clone`` copy the maps that
 stand for the Rust crate, which does that at the beginning of every transaction.

@@ -20,7 +20,7 @@ from suites.harness import Case, Plan, Timer
 from suites.workloads import PATTERNS
 
 ACCESSES = 1 << 17  # so many that no branch predictor learns the order of them
-SUBJECTS = ("held read", *native.NATIVE_PEERS, "manager load", "callback load")
+SUBJECTS = ("held read", *native.NATIVE_PEERS, "manager load", "entry point load")
 LOOP = "native/loop"
 
 

@@ -49,7 +49,7 @@ def prepare_boot(connect_name: str) -> Timer:
 
 
 def timed_handler(name: str) -> Callable[..., None]:
-    """Return a handler of a `Stopwatch` that hands on to the one of that name."""
+    """Return a handler of a `Stopwatch` that calls the device's handler of that name."""
 
     def handler(self: Stopwatch, base: Any, offset: Any, data: memoryview) -> None:
         serve = getattr(self.device, name)
@@ -80,7 +80,7 @@ def timed_boot() -> tuple[float, int]:
     machine = new_machine("bridge")
     stopwatches = []
     for meter in machine.board.meters:
-        # What the bus calls is the meter, which hands on to whatever is its device at the moment.
+        # The bus calls the meter, which passes accesses on to its current device.
         meter.device = Stopwatch(meter.device)
         stopwatches.append(meter.device)
     boot(machine)

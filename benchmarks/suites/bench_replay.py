@@ -1,4 +1,4 @@
-"""What real firmware does: the recorded traces, access by access, through the bus and through each peer.
+"""Accesses of real firmware: the recorded traces, access by access, through the bus and through each peer.
 
 The ranges are those of the recorded machine; their devices do nothing, so that the bus is what is measured. From Python
 (``manager`` and the peers) every access is an integer of the recorded size and value. A peer is what stands in an

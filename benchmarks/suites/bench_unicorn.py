@@ -83,7 +83,7 @@ def prepare_attached(operation: str, make_device: Callable[[], Any]) -> Timer:
 
 
 class OwnCallbacks:
-    """What one writes without a bus: a callback of each kind that serves one device."""
+    """Unicorn's own callbacks, as one writes them without a bus: one of each kind, for one device."""
 
     def __init__(self, device: IdleDevice) -> None:
         self.device = device
@@ -106,7 +106,7 @@ class OwnCallbacks:
 
 
 class ManagerCallbacks:
-    """The same with a manager behind them."""
+    """The same, calling a manager."""
 
     def __init__(self, manager: IoManager) -> None:
         self.manager = manager
@@ -150,7 +150,7 @@ def prepare_own(operation: str, make_callbacks: Callable[[], Any]) -> Timer:
 
 
 def prepare_idle_c(operation: str) -> Timer:
-    """Put C functions that do nothing behind the guest: what is left is Unicorn's own."""
+    """Attach C functions that do nothing: the rest of the time is Unicorn's own."""
     from unicorn import UC_HOOK_INSN
     from unicorn.unicorn_py3.unicorn import uclib
     from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT

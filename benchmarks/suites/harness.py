@@ -1,4 +1,4 @@
-"""What the suites are written with: a suite is a function that gives cases, which ``measure.py`` times with pyperf.
+"""Vocabulary of the suites: a suite is a function that returns cases, which ``measure.py`` times with pyperf.
 
 Times are CPU times of the measuring thread, unless a case says otherwise: nothing measured here waits, and on a machine
 that is shared the time in which other processes run says nothing. ``metadata["clock"]`` names the clock.

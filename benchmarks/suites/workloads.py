@@ -1,4 +1,4 @@
-"""What every benchmark runs on: maps of N ranges, the orders in which a guest touches them, and devices."""
+"""Workloads of the benchmarks: maps of N ranges, the orders in which a guest accesses them, and devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = (1, 4, 16, 64, 256, 1024, 4096, 65536)
 PATTERNS = ("same", "round-robin", "random", "zipf", "unowned")
 
 FIRST_SLOT = 0x10_0000_0000
-SLOT = 0x4000  # each range lies in the lower half of a slot of its own, the upper half is a gap
+SLOT = 0x4000  # each range is in the lower half of a slot of its own, the upper half is a gap
 ZIPF_EXPONENT = 1.1
 SEED = 20240229
 

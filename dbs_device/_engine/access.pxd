@@ -1,10 +1,10 @@
-"""One access: the look-up, who serves it, the call of the device. The rules are here, for Python's callers and for C's.
+"""One access: the look-up and the call of the device. The rules are written here once, for callers in Python and in C.
 
-Functions that make an access without the GIL return 0 when it was served, 1 when it is unowned (no range has it, or it
-leaves the range that it starts in), and -1 when an exception is set. They are `noexcept`, so that each is inlined as
-one path: checks for an exception after each call, with a traceback entry for each, would be most of their code.
+Functions that make an access without the GIL return 0 if it was served, 1 if it is unowned (no range has the address,
+or the access leaves the range that it starts in), and -1 if an exception is set. They are `noexcept`, so that each is
+inlined as one path: a check for an exception and a traceback entry after each call would be most of their code.
 
-The look-up comes before anything else, and a device finds the memory of a read zeroed.
+The look-up comes first, and the memory of a read is zeroed before the device gets it.
 """
 
 from cpython.long cimport PyLong_CheckExact
@@ -17,7 +17,7 @@ from .tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, SpaceId, fin
 
 
 cdef enum:
-    NOT_AN_INTEGER = 0xDEAD  # what is returned with an exception; an ordinary number besides
+    NOT_AN_INTEGER = 0xDEAD  # returned with an exception, but also an ordinary value
 
 
 # ----------------------------------------------------------------------------- arguments from Python
@@ -31,10 +31,10 @@ cdef inline uint64_t uint64_of(object value) except? NOT_AN_INTEGER:
 
 
 cdef inline uint64_t uint64_or_exception(object value) noexcept:
-    """Convert an integer; where the result is NOT_AN_INTEGER, an exception may be set.
+    """Convert an integer; if the result is NOT_AN_INTEGER, an exception may be set.
 
     A try statement around the conversion would save and restore the thread's exception state on every access, which
-    costs as much as the conversion. Hence it is called as if it raised nothing.
+    costs as much as the conversion. It is therefore called as if it raised nothing.
     """
     return (<uint64_t (*)(object) noexcept>uint64_of)(value)
 
@@ -50,7 +50,7 @@ cdef inline uint64_t address_of(object value, SpaceId space) except? NOT_AN_INTE
 
 
 cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
-    """Return whether `size` is 1, 2, 4 or, but for ports, 8."""
+    """Return whether `size` is 1, 2, 4 or, for MMIO, 8."""
     return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
 
 
@@ -58,7 +58,7 @@ cdef size_t size_of_any(object value, SpaceId space) except 0
 
 
 cdef inline size_t size_of(object value, SpaceId space) except 0:
-    """Return an access size in bytes; `ValueError` for one that no integer has, `TypeError` if it is not an integer."""
+    """Return an access size in bytes; `ValueError` if no integer has it, `TypeError` if it is not an integer."""
     cdef uint64_t size
     if PyLong_CheckExact(value):
         size = uint64_or_exception(value)
@@ -70,7 +70,7 @@ cdef inline size_t size_of(object value, SpaceId space) except 0:
 cdef uint64_t value_of(object value, size_t size) except? NOT_AN_INTEGER
 
 
-# ----------------------------------------------------------------------------- who serves an access
+# ----------------------------------------------------------------------------- the owner of an access
 
 
 cdef inline Ranges *ranges_of(IoTables tables, SpaceId space) noexcept nogil:
@@ -80,14 +80,14 @@ cdef inline Ranges *ranges_of(IoTables tables, SpaceId space) noexcept nogil:
 cdef inline bint find_access(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, size_t *index
 ) noexcept nogil:
-    """Find the index of the range that an access of `size` >= 1 bytes goes to; return whether there is one."""
+    """Find the index of the range that owns an access of `size` >= 1 bytes; return whether there is one."""
     return find_range(ranges, address, index) and (
         size - 1 <= ranges.slots[index[0]].last - address or tables.options.pass_straddling
     )
 
 
 cdef inline void fill(uint8_t *data, size_t size, int byte) noexcept nogil:
-    """Fill memory; for the sizes of registers this is one store, not a call."""
+    """Fill memory; for register sizes this is one store, not a call."""
     if size == 4:
         memset(data, byte, 4)
     elif size == 1:
@@ -113,14 +113,14 @@ cdef int log_unowned(
 cdef inline int unowned(
     IoTables tables, const Ranges *ranges, uint64_t address, size_t size, Direction direction
 ) noexcept nogil:
-    """Return the result of an unowned access, which is logged where the manager was asked to."""
+    """Return the result of an unowned access, after logging it if the manager does so."""
     return log_unowned(tables, ranges.space, address, size, direction) if tables.options.log_unowned else 1
 
 
 cdef inline int unowned_load(
     IoTables tables, const Ranges *ranges, uint64_t address, size_t size, uint64_t *value
 ) noexcept nogil:
-    """Give the open-bus byte in every place, or 0."""
+    """Give the open-bus byte in each byte of the value, or 0."""
     if tables.options.open_bus < 0:
         value[0] = 0
         return 1
@@ -137,8 +137,8 @@ cdef int native_failed(
 
 # ----------------------------------------------------------------------------- integers
 
-# How a Python device is called depends on whether the caller holds the GIL. Callers say so with a constant, so that the
-# compiler makes one path of what follows, without a call but that of the device.
+# How a Python device is called depends on whether the caller holds the GIL. Callers pass a constant, so that the
+# compiler inlines the following into one path, whose only call is that of the device.
 
 ctypedef int (*PythonLoad)(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t *value) noexcept nogil
 ctypedef int (*PythonStore)(PyObject *entry, uint64_t address, size_t size, bint big, uint64_t value) noexcept nogil
@@ -152,7 +152,7 @@ cdef int store_with_gil(PyObject *entry, uint64_t address, size_t size, bint big
 cdef inline int load_by(
     bint has_gil, IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t *value
 ) noexcept nogil:
-    """Load an integer of a size that `is_integer_size`."""
+    """Load an integer; `size` satisfies `is_integer_size`."""
     cdef uint8_t data[8]
     cdef const Slot *slot
     cdef size_t index
@@ -174,7 +174,7 @@ cdef inline int load_by(
 cdef inline int store_by(
     bint has_gil, IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value
 ) noexcept nogil:
-    """Store an integer of a size that `is_integer_size`; higher bits of `value` are dropped."""
+    """Store an integer; `size` satisfies `is_integer_size`, and higher bits of `value` are dropped."""
     cdef uint8_t data[8]
     cdef const Slot *slot
     cdef size_t index

@@ -1,4 +1,4 @@
-"""One access: what ``access.pxd`` declares, with the conversions of Python's arguments and the calls of devices."""
+"""One access: conversion of Python arguments, calls of devices, errors. ``access.pxd`` has the inlined part."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_Clear, PyErr_Fetch, PyErr_NormalizeException, PyErr_Occurred, PyErr_Restore
@@ -29,7 +29,7 @@ from .tables cimport (
 import operator
 
 from ..device import Mutex
-from ..errors import NoDeviceError, add_access_note, describe_device, format_count
+from ..errors import NoDeviceError, add_access_note, describe_device, format_count, missing_exception
 
 
 cdef extern from "Python.h":
@@ -68,7 +68,7 @@ cdef object outside_space(object address, SpaceId space_id):
 
 
 cdef size_t size_of_any(object value, SpaceId space) except 0:
-    """Return an access size in bytes; `ValueError` for one that no integer has, `TypeError` if it is not an integer."""
+    """Return an access size in bytes; `ValueError` if no integer has it, `TypeError` if it is not an integer."""
     cdef uint64_t size
     PyErr_Clear()  # what `size_of` may have left
     if not try_uint64_of(value, &size) or not is_integer_size(size, space):
@@ -126,13 +126,13 @@ cdef int log_unowned(
 
 
 cdef int raise_missing_exception(object device) except -1:
-    raise SystemError(f"{describe_device(device)} returned -1 without setting an exception")
+    raise missing_exception(device)
 
 
 cdef int native_failed(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
 ) noexcept with gil:
-    """Note the access on the exception that a native device has set; one that has set none gets a `SystemError`."""
+    """Add a note of the access to the exception of a native device; it is a `SystemError` if the device set none."""
     cdef RangeTable table = tables.pio if ranges.space == PIO else tables.mmio
     cdef RangeEntry entry
     cdef size_t index
@@ -145,7 +145,7 @@ cdef int native_failed(
 
 
 cdef int device_failed(RangeEntry entry, uint64_t address, size_t size, Direction direction) noexcept:
-    """Add a note of the access to the exception that is set, unless it has one or refuses it. Returns -1."""
+    """Add a note of the access to the current exception, unless it has one or takes none. Returns -1."""
     cdef PyObject *type_
     cdef PyObject *error
     cdef PyObject *traceback
@@ -213,33 +213,33 @@ cdef inline object call_integer_handler(
 
 
 cdef int call_locked(RangeEntry entry, object function, object method_self, object offset, object view) except -1:
-    entry.acquire()
+    entry.lock.lock()
     try:
         return call_handler(function, method_self, entry.base_object, offset, view)
     finally:
-        entry.release()
+        entry.lock.unlock()
 
 
 cdef object call_integer_handler_locked(
     RangeEntry entry, object function, object method_self, object offset, object size, object value
 ):
-    entry.acquire()
+    entry.lock.lock()
     try:
         return call_integer_handler(function, method_self, entry.base_integer, offset, size, value)
     finally:
-        entry.release()
+        entry.lock.unlock()
 
 
 cdef int call_read(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
-    if entry.acquire is None:
+    if entry.lock is None:
         return call_handler(entry.read_function, entry.read_self, entry.base_object, offset, view)
     return call_locked(entry, entry.read_function, entry.read_self, offset, view)
 
 
 cdef int call_write(RangeEntry entry, uint64_t address, object view) except -1:
     cdef object offset = address_object(entry.offsets, address - entry.base)
-    if entry.acquire is None:
+    if entry.lock is None:
         return call_handler(entry.write_function, entry.write_self, entry.base_object, offset, view)
     return call_locked(entry, entry.write_function, entry.write_self, offset, view)
 
@@ -256,9 +256,9 @@ cdef int raise_not_an_integer(RangeEntry entry, object value) except -1:
 
 
 cdef int call_load(RangeEntry entry, uint64_t address, size_t size, uint64_t *value) except -1:
-    """Call an integer handler, and mask what it returns to the size."""
+    """Call an integer handler, and mask its result to the size."""
     cdef object result
-    if entry.acquire is None:
+    if entry.lock is None:
         result = call_integer_handler(
             entry.load_function, entry.load_self, entry.base_integer, address - entry.base, size, None
         )
@@ -275,7 +275,7 @@ cdef int call_load(RangeEntry entry, uint64_t address, size_t size, uint64_t *va
 
 
 cdef int call_store(RangeEntry entry, uint64_t address, size_t size, uint64_t value) except -1:
-    if entry.acquire is None:
+    if entry.lock is None:
         call_integer_handler(
             entry.store_function, entry.store_self, entry.base_integer, address - entry.base, size, value
         )
@@ -304,10 +304,10 @@ cdef int raise_integer_for_buffer(SpaceId space, bint for_read, object value) ex
 
 
 cdef inline object open_memory(const Ranges *ranges, object data, bint for_read, Memory *memory):
-    """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if it cannot be one.
+    """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if `data` does not fit.
 
-    Returns what keeps it where it is: a memoryview, or None for one of the usual buffers, which is safe only as long as
-    no Python code runs.
+    Returns a memoryview that keeps the memory in place, or None for one of the usual buffers, whose memory is safe only
+    as long as no Python code runs.
     """
     cdef object view
     memory.kind = dbs_usual_memory(data, for_read, &memory.start, &memory.size)
@@ -329,8 +329,8 @@ cdef inline object view_for_device(object data, object view, bint for_read, int 
     return flat_view_of(data, view, for_read)
 
 
-# Apart from the path of a buffer handler, whose frame would be larger for them. Each holds the buffer while the device
-# may run Python code.
+# Not inlined: they would enlarge the frame of the path to a buffer handler. Each holds the buffer while the device may
+# run Python code.
 
 cdef int unowned_buffer(
     IoTables tables, Ranges *ranges, uint64_t address, Memory *memory, Direction direction
@@ -404,8 +404,8 @@ cdef int write_integers(
         PyBuffer_Release(&held)
 
 
-# For calls as if nothing was raised, which is told by a result of -1: a try statement would save and restore the
-# exception state on every access.
+# For calls as if nothing was raised; a result of -1 tells that something was. A try statement would save and restore
+# the exception state on every access.
 ctypedef int (*LogCall)(
     IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
 ) noexcept
@@ -475,7 +475,7 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
 
 
 cdef inline bint is_big(RangeEntry entry, bint big) noexcept:
-    """Return whether a device's registers are big-endian on a bus that is, or is not."""
+    """Return whether a device's registers are big-endian; `big` says whether the bus is."""
     return big if entry.byte_order == BUS_ORDER else entry.byte_order == BIG_ENDIAN
 
 
@@ -589,7 +589,7 @@ cdef int python_store(PyObject *entry, uint64_t address, size_t size, bint big, 
 
 
 cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except? NOT_AN_INTEGER:
-    """Load an integer of a size that `size_of` has passed."""
+    """Load an integer of a size that `size_of` has checked."""
     cdef uint64_t value
     cdef int result = load_by(True, tables, ranges, address, size, &value)
     if result == 1 and tables.options.open_bus < 0:
@@ -598,7 +598,7 @@ cdef uint64_t load(IoTables tables, Ranges *ranges, uint64_t address, size_t siz
 
 
 cdef int store(IoTables tables, Ranges *ranges, uint64_t address, size_t size, uint64_t value) except -1:
-    """Store an integer of a size that `size_of` has passed."""
+    """Store an integer of a size that `size_of` has checked."""
     cdef int result = store_by(True, tables, ranges, address, size, value)
     if result == 1:
         return 0 if tables.options.open_bus >= 0 else raise_unowned(tables, ranges, address, size)
@@ -640,8 +640,8 @@ cdef int store_with_gil(PyObject *entry, uint64_t address, size_t size, bint big
     return result
 
 
-# A device may keep the view that it is given, so that it is never given the memory of a C caller: it works on a copy,
-# which is used again only when nothing else can reach it.
+# A Python device may keep the view that it is given. It therefore gets a copy of the memory of a C caller, which is
+# reused only when nothing else can reach it.
 
 cdef int device_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
     cdef uint64_t value
@@ -655,7 +655,7 @@ cdef int device_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t s
     if entry.has_load and not entry.has_read:
         return load_pieces(entry, address, data, size, big)
     copy = bytearray(size)
-    _export = memoryview(copy)  # keeps the size as it is, even if the device releases its own view
+    _export = memoryview(copy)  # prevents resizing, even if the device releases its own view
     call_read(entry, address, memoryview(copy))
     memcpy(data, <char *>copy, size)
     return 0

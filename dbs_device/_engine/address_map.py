@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ from .public import exported_from
 if TYPE_CHECKING:
     from ..device import DeviceIo
 
-__all__ = ["MappedRange", "render_map", "same_map", "trapped_ranges"]
+__all__ = ["MappedRange", "check_range", "render_map", "same_map", "trapped_ranges"]
 
 
 @exported_from("dbs_device")
@@ -52,7 +53,7 @@ def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]
     InvalidRangeError
         A range is empty or runs past the end of its space.
     TypeError
-        An item is not a `Resource`.
+        An item is not a `Resource`, or one of its numbers is not an integer.
     """
     ranges = []
     for resource in resources:
@@ -64,13 +65,24 @@ def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]
             continue
         else:
             raise TypeError(f"resources must be Resource objects, not {type(resource).__name__}")
-        base, size = resource.base, resource.size
-        if size == 0:
-            raise InvalidRangeError(f"{resource!r} is empty")
-        if size - 1 > space.last_address - base:
-            raise InvalidRangeError(f"{resource!r} runs past the last {space} address, {space.last_address:#x}")
-        ranges.append((space, base, base + size - 1))
+        # Resources check their fields, but a subclass may not.
+        base, size = operator.index(resource.base), operator.index(resource.size)
+        last = base + size - 1
+        check_range(space, base, last, resource)
+        ranges.append((space, base, last))
     return ranges
+
+
+def check_range(space: Space, base: int, last: int, resource: Resource | None = None) -> None:
+    """Raise `InvalidRangeError` for a range that is empty or not within its space."""
+    if 0 <= base <= last <= space.last_address:
+        return
+    what = f"{space} range {format_range(base, last)}" if resource is None else repr(resource)
+    if last < base:
+        raise InvalidRangeError(f"{what} is empty")
+    if base < 0:
+        raise InvalidRangeError(f"{what} begins below address 0")
+    raise InvalidRangeError(f"{what} runs past the last {space} address, {space.last_address:#x}")
 
 
 _BINARY_UNITS = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))

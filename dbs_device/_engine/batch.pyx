@@ -20,9 +20,11 @@ from .tables cimport (
     unsigned_array,
 )
 
+from contextlib import suppress
+
 import numpy as np
 
-from ..errors import format_count
+from ..errors import add_note, format_count
 
 
 cdef Batch new_batch(PublishedTables published, SpaceId space, size_t size):
@@ -95,8 +97,10 @@ cdef class Batch:
                 if result != 0:
                     raise_unowned(tables, ranges_of(tables, self.space), self.address(), self.size)
         except BaseException as error:
-            error.accesses_done = self.done
-            error.add_note(f"{self.done} of {self.count} accesses were done before this one")
+            topic = "accesses were done before this one"
+            add_note(error, f"{self.done} of {self.count} {topic}", topic)
+            with suppress(Exception):  # the exception may refuse attributes
+                error.accesses_done = self.done
             raise
         return 0
 

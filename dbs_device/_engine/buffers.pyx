@@ -9,6 +9,8 @@ from libc.string cimport memset
 
 from .platform cimport dbs_view_is_unshared
 
+import sys
+
 
 # ----------------------------------------------------------------------------- the caller's buffer
 
@@ -31,17 +33,42 @@ cdef class FlatBuffer:
         PyBuffer_FillInfo(buffer, self, memory.buf, memory.len, self.readonly, flags)
 
 
-cdef bint holds_references(const char *format) noexcept:
-    """Return whether a buffer holds pointers that Python follows: format 'O', apart from the names of fields."""
+cdef bint is_of_references(const char *format) noexcept:
+    """Return whether a format has pointers that Python follows: objects, other pointers and functions, and strings.
+
+    The names of fields are passed over, and so is Z before a letter: a complex number.
+    """
     cdef bint in_name = False
     if format == NULL:
         return False
     while format[0] != 0:
         if format[0] == c':':
             in_name = not in_name
-        elif format[0] == c'O' and not in_name:
+        elif in_name:
+            pass
+        elif format[0] in (c'O', c'&', c'X', c'z') or (format[0] == c'Z' and format[1] not in b"efdgFDG"):
             return True
         format += 1
+    return False
+
+
+def has_references(ctype):
+    """Return whether a type of ctypes holds pointers that Python follows; for any other type, False.
+
+    The format of a union, and of a packed structure, is that of bytes.
+    """
+    ctypes = sys.modules.get("_ctypes")
+    if ctypes is None:
+        return False
+    if issubclass(ctype, (ctypes._Pointer, ctypes.CFuncPtr)):
+        return True
+    if issubclass(ctype, ctypes.Array):
+        return has_references(ctype._type_)
+    if issubclass(ctype, ctypes._SimpleCData):
+        return ctype._type_ in "OzZ"
+    if issubclass(ctype, (ctypes.Structure, ctypes.Union)):
+        fields = [field for base in ctype.__mro__ for field in vars(base).get("_fields_", ())]
+        return any([has_references(field[1]) for field in fields])
     return False
 
 
@@ -61,7 +88,12 @@ cdef object open_view(object data, bint for_read):
         raise ValueError("an access takes a buffer of at least 1 byte")
     if not PyBuffer_IsContiguous(buffer, b"C"):
         raise BufferError(f"an access takes a C-contiguous buffer; this {type(data).__name__} is not")
-    if holds_references(buffer.format):
+    if is_of_references(buffer.format) or (
+        buffer.format != NULL
+        and buffer.format[0] in (c'B', c'T')
+        and buffer.itemsize != 1
+        and has_references(type(view.obj))
+    ):
         raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
     if for_read and buffer.readonly:
         raise BufferError(f"a read takes a writable buffer; this {type(data).__name__} is read-only")

@@ -42,7 +42,7 @@ cdef Bus new_bus(object manager, SpaceId space):
 cdef class Bus:
     """A live view of one address space of an `IoManager`. Made by `IoManager.mmio_bus` and `IoManager.pio_bus`.
 
-    It iterates over (base, last, device), sorted by base, as they were when the iteration began.
+    Iterating gives (base, last, device) of each range, sorted by base, as of the beginning of the iteration.
     """
 
     def __init__(self):
@@ -56,17 +56,24 @@ cdef class Bus:
         return tables.pio if self._space == PIO else tables.mmio
 
     def find(self, addr):
-        """Return the device that owns an address (or port), or None. O(log(ranges)), O(1) where it was found lately.
+        """Return the device that owns an address or port, or None. O(log(ranges)), or O(1) if it was found recently.
 
         Parameters
         ----------
         addr : int
-            `OverflowError` outside the space, `TypeError` if it is not an integer.
+            The address or port.
 
         Returns
         -------
         DeviceIo or None
             The owner.
+
+        Raises
+        ------
+        OverflowError
+            `addr` is outside the space.
+        TypeError
+            `addr` is not an integer.
         """
         cdef RangeTable table = self.table()
         cdef const Slot *slot
@@ -77,22 +84,26 @@ cdef class Bus:
         return (<RangeEntry>slot.target).device if slot.read == NULL else <object>slot.target
 
     def resolve(self, addr):
-        """Return what an access to an address (or port) would go to. O(log(ranges)).
+        """Return the device that owns an address or port, with base and offset. O(log(ranges)).
 
         Parameters
         ----------
         addr : int
-            `OverflowError` outside the space, `TypeError` if it is not an integer.
+            The address or port.
 
         Returns
         -------
         tuple of (DeviceIo, IoAddress or PioAddress, IoAddress or PioAddress)
-            Device, base of its range, offset in it.
+            Device, base of its range, offset in the range.
 
         Raises
         ------
         NoDeviceError
-            No device owns the address.
+            No range has the address.
+        OverflowError
+            `addr` is outside the space.
+        TypeError
+            `addr` is not an integer.
         """
         cdef RangeTable table = self.table()
         cdef uint64_t address = address_of(addr, self._space)
@@ -104,31 +115,36 @@ cdef class Bus:
         return entry.device, entry.base_object, address_object(entry.offsets, address - entry.base)
 
     def find_many(self, addresses):
-        """Return the index of each address's range: into `bases`, `lasts` and `devices` as they are now.
+        """Return the index of each address's range in the current `bases`, `lasts` and `devices`.
 
         O(addresses * log(ranges)), without the GIL.
 
         Parameters
         ----------
         addresses : numpy.ndarray
-            Of an unsigned integer type (uint64 is taken as it is), any shape; `TypeError` for another type.
+            Of an unsigned integer type (uint64 is not copied), any shape.
 
         Returns
         -------
         numpy.ndarray
-            intp, of the same shape; -1 where no device owns the address.
+            intp, of the same shape; -1 for an address that no range has.
+
+        Raises
+        ------
+        TypeError
+            `addresses` is not of an unsigned integer type.
         """
         cdef RangeTable table = self.table()
         return find_ranges(table, addresses)
 
     @property
     def bases(self):
-        """numpy.ndarray : first address of each range, ascending. uint64, shape (len,), read-only, not copied."""
+        """numpy.ndarray : first address of each range, ascending. uint64, shape (ranges,), read-only, not copied."""
         return self.table().bases.view()
 
     @property
     def lasts(self):
-        """numpy.ndarray : last address of each range, inclusive. uint64, shape (len,), read-only, not copied."""
+        """numpy.ndarray : last address of each range, inclusive. uint64, shape (ranges,), read-only, not copied."""
         return self.table().lasts.view()
 
     @property

@@ -30,3 +30,4 @@ cdef struct Handle:
 cdef uint64_t access(Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value) noexcept nogil
 cdef int latch(Context *context, object error) except -1
 cdef object pop_oldest(Context *context)
+cdef void report_unraisable(object error, object owner) noexcept

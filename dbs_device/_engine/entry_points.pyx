@@ -6,7 +6,6 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
 
 from .access cimport c_load, c_store, is_integer_size, unowned_load, wrong_size_raised
 from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
@@ -39,18 +38,18 @@ cdef extern from "dbs_device.h" nogil:
     uint32_t DBS_DEVICE_ABI_VERSION
 
 
-# A handle of the C interface has a context of its own, and owns the references in it.
+# A handle of the C interface has a context of its own.
 cdef struct OwnedHandle:
     Handle handle
     Context context
-    PyObject *manager
+    PyObject *owner  # the CallbackHandle that it is part of
 
 
 # ----------------------------------------------------------------------------- accesses
 
 
 cdef int beyond_the_space(IoTables tables, size_t size, uint64_t *value) noexcept nogil:
-    """Make an access for which `base` + address wraps around: nothing is at the last address and the next ones."""
+    """Make an access for which `base` + address wraps around: it is unowned."""
     cdef uint64_t last_address = <uint64_t>-1
     if not is_integer_size(size, MMIO):
         return wrong_size_raised(size, MMIO)
@@ -197,38 +196,22 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
 # ----------------------------------------------------------------------------- handles
 
 
+# C code owns a reference to a CallbackHandle, whose memory its handle is part of.
+
 cdef void *create(PyObject *manager, uint64_t base) except NULL:
-    cdef PublishedTables published = published_tables_of(<object>manager)
-    cdef list exceptions = []
-    cdef OwnedHandle *owned = <OwnedHandle *>calloc(1, sizeof(OwnedHandle))
-    if owned == NULL:
-        raise MemoryError()
-    Py_INCREF(<object>manager)
-    Py_INCREF(published)
-    Py_INCREF(exceptions)
-    owned.manager = manager
-    owned.context.published = <PyObject *>published
-    owned.context.exceptions = <PyObject *>exceptions
-    owned.handle.context = &owned.context
-    owned.handle.base = base
-    return owned
+    cdef CallbackHandle owner = CallbackHandle(<object>manager, base)
+    Py_INCREF(owner)
+    return &owner.owned
 
 
 cdef void destroy(void *handle) noexcept:
-    cdef OwnedHandle owned = (<OwnedHandle *>handle)[0]
-    free(handle)
-    for error in <list>owned.context.exceptions:
-        report_unraisable(error, <object>owned.manager)
-    # Last, since dropping a manager may run Python code.
-    Py_DECREF(<object>owned.context.exceptions)
-    Py_DECREF(<object>owned.context.published)
-    Py_DECREF(<object>owned.manager)
+    Py_DECREF(<object>(<OwnedHandle *>handle).owner)
 
 
-cdef void report_unraisable(object error, object manager) noexcept:
-    """Pass an exception that was never popped to `sys.unraisablehook`."""
+cdef void report_unraisable(object error, object owner) noexcept:
+    """Pass an exception that no caller pops to `sys.unraisablehook`."""
     PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(manager)
+    PyErr_WriteUnraisable(owner)
 
 
 cdef PyObject *pop_exception(void *handle) noexcept:
@@ -290,6 +273,7 @@ def entry_point_addresses():
 
 
 @cython.final
+@cython.no_gc_clear  # the handle is used until the last moment: other objects of a cycle are cleared
 cdef class CallbackHandle:
     """Owns a handle for the C entry points: keep it for as long as an emulator may call them.
 
@@ -315,19 +299,30 @@ cdef class CallbackHandle:
     """
 
     cdef object __weakref__
-    cdef void *handle
+    # The garbage collector sees what the handle refers to: a device may own a handle of its manager.
+    cdef object manager
+    cdef PublishedTables published
+    cdef list exceptions
+    cdef OwnedHandle owned
 
     def __cinit__(self, manager, uint64_t base=0):
-        self.handle = create(<PyObject *>manager, base)
+        self.exceptions = []
+        self.published = published_tables_of(manager)
+        self.manager = manager
+        self.owned.owner = <PyObject *>self
+        self.owned.context.published = <PyObject *>self.published
+        self.owned.context.exceptions = <PyObject *>self.exceptions
+        self.owned.handle.context = &self.owned.context
+        self.owned.handle.base = base
 
     def __dealloc__(self):
-        if self.handle != NULL:
-            destroy(self.handle)
+        while self.owned.owner != NULL and self.exceptions:  # NULL: its arguments were wrong
+            report_unraisable(self.exceptions.pop(0), self.manager)
 
     @property
     def address(self):
         """int : what the entry points take as their handle."""
-        return <uintptr_t>self.handle
+        return <uintptr_t>&self.owned
 
     def pop_exception(self):
         """Remove and return the oldest pending exception. While one is pending, no device is called through the handle.
@@ -337,7 +332,7 @@ cdef class CallbackHandle:
         BaseException or None
             With its traceback.
         """
-        return pop_oldest((<Handle *>self.handle).context)
+        return pop_oldest(&self.owned.context)
 
 
 set_public_name(CallbackHandle, b"dbs_device.CallbackHandle")

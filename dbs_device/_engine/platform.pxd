@@ -1,4 +1,4 @@
-"""The few things that C can say and Cython cannot: C11 atomics, byte order, a look into a memoryview, type names.
+"""Code that Cython cannot express: C11 atomics, byte order, the internals of memoryviews, type names.
 
 No file that other packages cimport may cimport this one: C++ has no C11 atomics.
 """
@@ -16,7 +16,7 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
 
-    /* A number that threads read and write without order between them: torn values cannot happen, stale ones can. */
+    /* A number that threads read and write unordered: values may be stale, but not torn. */
     typedef _Atomic uint32_t dbs_hint;
     static inline uint32_t dbs_hint_load(dbs_hint *hint) {
         return atomic_load_explicit(hint, memory_order_relaxed);
@@ -33,19 +33,27 @@ cdef extern from * nogil:
         atomic_store_explicit(generation, value, memory_order_release);
     }
 
-    /* Held for a handful of instructions only, never across a call: waiting by spinning is right. */
-    typedef atomic_flag dbs_spinlock;
-    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_flag_clear(lock); }
-    static inline void dbs_spinlock_acquire(dbs_spinlock *lock) {
-        while (atomic_flag_test_and_set_explicit(lock, memory_order_acquire)) { }
+    /* Held for a handful of instructions only, never across a call, so that waiters spin. Its value is 0, or 1 plus the
+       number of forks before this process when it was taken: if that was before the last fork, by a thread that the
+       child does not have, it is free. */
+    typedef _Atomic uint32_t dbs_spinlock;
+    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
+    static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {
+        uint32_t holder = 0;
+        while (!atomic_compare_exchange_weak_explicit(lock, &holder, forks + 1, memory_order_acquire,
+                                                      memory_order_relaxed)) {
+            if (holder == forks + 1) {
+                holder = 0;
+            }
+        }
     }
     static inline void dbs_spinlock_release(dbs_spinlock *lock) {
-        atomic_flag_clear_explicit(lock, memory_order_release);
+        atomic_store_explicit(lock, 0, memory_order_release);
     }
 
     /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
-       a wider load than the store before it stalls the processor. The compiler makes one load of the shifts, and a byte
-       swap where the order is the other one. */
+       a wider load than the store before it stalls the processor. The compiler turns the shifts into one load, with a
+       byte swap for the other order. */
     static inline uint64_t dbs_integer_of_bytes(const uint8_t *b, size_t size, int big_endian) {
         switch (size) {
         case 1:
@@ -75,11 +83,11 @@ cdef extern from * nogil:
         }
     }
 
-    /* Whether nobody else can reach the memory of a memoryview to which one reference is held, and one to its exporter:
-       no other view of its managed buffer (slices and casts are such), no buffer taken from it, no weak reference, and
-       no reference to the exporter but the held one and the managed buffer's. A view that was released is of no more
-       use, nor is one that was hashed, which keeps the hash of the bytes it had then.
-       Free threading has no cheap way to tell, so there the answer is no. */
+    /* Whether nothing else can reach the memory of a memoryview of which the caller holds the view and the exporter:
+       there is no other view of its managed buffer (a slice or a cast), no buffer taken from it, no weak reference, and
+       no reference to the exporter but the caller's and the managed buffer's. A released view cannot be reused, nor can
+       one that was hashed, since it caches the hash.
+       Free-threaded builds have no cheap way to tell: there, the answer is no. */
     static inline int dbs_view_is_unshared(PyObject *view) {
     #ifdef Py_GIL_DISABLED
         (void)view;
@@ -91,11 +99,11 @@ cdef extern from * nogil:
                Py_REFCNT(self->mbuf->master.obj) == 2;
     #endif
     }
-    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access:
-       a memoryview that a device can be given as it is (flat, unsigned bytes, of the wanted access, not released), or a
-       bytes object to be written, or a bytearray to be read into. Anything else, and nothing at all, is DBS_OTHER.
-       Between this and the use of the memory no Python code may run. On free-threaded builds another thread could
-       release or resize it in that time, so that there the protocol has to be used. */
+    /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access: a
+       memoryview that can be passed to a device unchanged (flat, unsigned bytes, writable for a read and read-only for
+       a write, not released), bytes to be written, or a bytearray to be read into. Anything else, or an empty buffer,
+       is DBS_OTHER. Until the memory is used, no Python code may run. On free-threaded builds, another thread could
+       release or resize it in the meantime, so that they use the protocol. */
     enum { DBS_OTHER, DBS_FLAT_VIEW, DBS_BYTES };
     static inline int dbs_usual_memory(PyObject *object, int for_read, uint8_t **memory, size_t *size) {
     #ifndef Py_GIL_DISABLED
@@ -155,7 +163,7 @@ cdef extern from * nogil:
     #endif
     }
 
-    /* A critical section of CPython around code that raises nothing; none where the GIL makes it one. */
+    /* A critical section of CPython around code that raises nothing; empty on builds with a GIL. */
     #ifdef Py_GIL_DISABLED
     typedef PyCriticalSection dbs_critical_section;
     #define dbs_critical_section_begin(section, object) PyCriticalSection_Begin(section, object)
@@ -166,10 +174,10 @@ cdef extern from * nogil:
     #define dbs_critical_section_end(section) ((void)(section))
     #endif
 
-    /* To be called where an exception is about to leave a `with gil` function. On a thread that Python does not know,
-       the release of the GIL would delete the thread's state, and the exception with it: the state is kept for the rest
-       of the thread's life, so that the caller finds the exception. The count is 1 just on such a thread, since that of
-       a thread that Python knows starts at 1 and a `with gil` function adds one. */
+    /* To be called before an exception leaves a `with gil` function. On a thread that Python does not know, releasing
+       the GIL would delete the thread state, and the exception with it: the state is retained for the rest of the
+       thread's life, so that the caller finds the exception. Only on such a thread is the count 1: on a thread that
+       Python knows it starts at 1, and a `with gil` function adds one. */
     static inline void dbs_keep_thread_state(void) {
         if (PyThreadState_Get()->gilstate_counter == 1) {
             PyGILState_Ensure();
@@ -192,7 +200,7 @@ cdef extern from * nogil:
     ctypedef struct dbs_spinlock:
         pass
     void dbs_spinlock_init(dbs_spinlock *lock) noexcept
-    void dbs_spinlock_acquire(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
     void dbs_spinlock_release(dbs_spinlock *lock) noexcept
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
@@ -200,7 +208,7 @@ cdef extern from * nogil:
 
 
 cdef extern from *:
-    bint dbs_view_is_unshared(PyObject *view) noexcept  # no object: Cython would count a reference of its own
+    bint dbs_view_is_unshared(PyObject *view) noexcept  # a pointer: for an object, Cython would add a reference
 
     cdef enum:
         DBS_OTHER

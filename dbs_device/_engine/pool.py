@@ -27,6 +27,10 @@ _Numbers: TypeAlias = NDArray[np.uint64]
 class RangePool:
     """Allocates the lowest range of numbers that fits. Not thread-safe.
 
+    A signal handler may raise in any method, which then has changed nothing: changes are made by assignments and
+    deletions after the last call, since CPython runs signal handlers where functions begin, after calls of C functions,
+    and where loops start over.
+
     Parameters
     ----------
     name : str
@@ -100,7 +104,6 @@ class RangePool:
             raise ValueError(f"no allocation begins at {base:{self._format}}")
         if allocated != last:
             raise ValueError(f"the allocation is {self._range(base, allocated)}")
-        del self._live[base]
         self._insert_free(base, last)
 
     def describe_free(self, lowest: int = 0, highest: int | None = None) -> str:
@@ -162,31 +165,29 @@ class RangePool:
     def _remove_free(self, base: int, last: int) -> None:
         """Remove `base`..`last` from the free range that contains it, and record the allocation."""
         index = bisect_right(self._firsts, base) - 1
-        free_last = self._lasts[index]
-        if self._firsts[index] == base:
-            if free_last == last:
-                del self._firsts[index], self._lasts[index]
-            else:
-                self._firsts[index] = last + 1
-        else:
-            self._lasts[index] = base - 1
-            if free_last != last:
-                self._firsts.insert(index + 1, last + 1)
-                self._lasts.insert(index + 1, free_last)
+        firsts, lasts = array("Q"), array("Q")
+        if self._firsts[index] < base:
+            firsts.append(self._firsts[index])
+            lasts.append(base - 1)
+        if last < self._lasts[index]:
+            firsts.append(last + 1)
+            lasts.append(self._lasts[index])
+        self._firsts[index : index + 1] = firsts
+        self._lasts[index : index + 1] = lasts
         self._live[base] = last
 
     def _insert_free(self, base: int, last: int) -> None:
-        """Add `base`..`last` to the free ranges, and merge adjacent ones."""
-        index = bisect_left(self._firsts, base)
-        joins_previous = index > 0 and self._lasts[index - 1] + 1 == base
-        joins_next = index < len(self._firsts) and self._firsts[index] == last + 1
-        if joins_previous and joins_next:
-            self._lasts[index - 1] = self._lasts[index]
-            del self._firsts[index], self._lasts[index]
-        elif joins_previous:
-            self._lasts[index - 1] = last
-        elif joins_next:
-            self._firsts[index] = base
-        else:
-            self._firsts.insert(index, base)
-            self._lasts.insert(index, last)
+        """Add `base`..`last` to the free ranges, merge adjacent ones, and forget the allocation, if it was one."""
+        begin = end = bisect_left(self._firsts, base)
+        first, new_last = base, last
+        if begin > 0 and self._lasts[begin - 1] + 1 == base:
+            begin -= 1
+            first = self._firsts[begin]
+        if end < len(self._firsts) and self._firsts[end] == last + 1:
+            new_last = self._lasts[end]
+            end += 1
+        firsts, lasts = array("Q", [first]), array("Q", [new_last])
+        self._firsts[begin:end] = firsts
+        self._lasts[begin:end] = lasts
+        if base in self._live:
+            del self._live[base]

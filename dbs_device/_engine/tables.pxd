@@ -2,6 +2,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from .lock cimport ReentrantLock
 from .platform cimport (
     dbs_critical_section,
     dbs_critical_section_begin,
@@ -34,8 +35,8 @@ ctypedef int (*NativeWrite)(
 ) noexcept nogil
 
 
-# What an access needs of a range besides its base, in half a cache line: on a large map, each further place to look
-# is a cache miss.
+# The data of a range that an access needs, besides its base, in half a cache line: on a large map, every further memory
+# location is a cache miss.
 cdef struct Slot:
     uint64_t last
     PyObject *target  # the NativeDevice, or the RangeEntry of a Python device; the table's tuple keeps both alive
@@ -47,22 +48,22 @@ cdef enum:
     HINT_BITS = 9
 
 
-# What a look-up needs of a table, so that it can be passed on without the GIL.
+# The part of a table that a look-up needs, as a C struct, so that it can be used without the GIL.
 cdef struct Ranges:
     const uint64_t *bases
     const Slot *slots
     size_t count
     SpaceId space
     int hint_shift
-    # Index of the range that an address was last found in, for each of 512 classes of addresses.
+    # Index of the range in which an address was found last, for each of 512 classes of addresses.
     dbs_hint hints[1 << HINT_BITS]
 
 
 cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address) noexcept nogil:
-    """Return the index of the last base that is not above `address`, or 0 if all are; `bases` holds one at least.
+    """Return the index of the last base that is not above `address`, or 0 if all are; `bases` has at least one item.
 
-    The conditional expression becomes a conditional move: on random addresses a branch would be mispredicted half the
-    time. Bounds: low + half < count holds at every step, as `low + remaining <= count` does.
+    The conditional expression becomes a conditional move: on random addresses, a branch would be mispredicted half the
+    time. Bounds: at every step, low + remaining <= count, hence low + half < count.
     """
     cdef const uint64_t *bases = ranges.bases
     cdef size_t low = 0, remaining = ranges.count, half
@@ -76,9 +77,9 @@ cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address)
 cdef inline bint find_range(Ranges *ranges, uint64_t address, size_t *index) noexcept nogil:
     """Find the index of the range that owns `address`; return whether there is one.
 
-    The range where the address's class was found last is tried first. It is a hint: read once, and always verified.
-    Addresses are of one class when they are near each other (256 bytes; 4 ports), others when a hash says so.
-    An empty table has a range 1..0 in place of its first, which owns nothing.
+    The range in which an address of the same class was found last is tried first. It is a hint: read once, and always
+    verified. Addresses in the same 256 bytes (or 4 ports) have the same class; others may, as with any hash.
+    The first slot of an empty table is a range 1..0, which owns nothing.
     """
     # Fibonacci hashing: the high bits of the product depend on all bits of the value.
     cdef size_t address_class = ((address >> ranges.hint_shift) * <uint64_t>0x9E3779B97F4A7C15) >> (64 - HINT_BITS)
@@ -119,7 +120,7 @@ cdef inline object address_object(AddressObjects objects, uint64_t value):
     return objects.make(value)
 
 
-# The byte order of a device's registers, where it says one.
+# The byte order of a device's registers; BUS_ORDER if it states none.
 cdef enum:
     BUS_ORDER = 0
     LITTLE_ENDIAN = 1
@@ -139,7 +140,7 @@ cdef class RangeEntry:
     cdef object base_object
     cdef object base_integer
     cdef AddressObjects offsets
-    # A handler that is a bound method is kept as its function and its self, which is the cheapest call.
+    # A handler that is a bound method is stored as its function and its self, which is the cheapest call.
     cdef object read_function
     cdef object read_self
     cdef object write_function
@@ -148,14 +149,13 @@ cdef class RangeEntry:
     cdef object load_self
     cdef object store_function
     cdef object store_self
-    # Which handlers the device overrides. Those of the base class do nothing.
+    # Whether the device overrides the handler. Those of the base class do nothing.
     cdef bint has_read
     cdef bint has_write
     cdef bint has_load
     cdef bint has_store
-    # The lock's methods, where the device is exactly a Mutex, else None; the handlers are then the inner device's.
-    cdef object acquire
-    cdef object release
+    # The lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
+    cdef ReentrantLock lock
 
 
 @cython.final
@@ -183,9 +183,9 @@ cdef class IoTables:
     cdef RangeTable pio
     cdef RangeTable mmio
     cdef Options options
-    cdef object unowned_accesses  # an UnownedAccesses, where the options say so, else None
-    # Guarded by the publisher's spinlock: how many calls without the GIL are using the pair, and whether the last of
-    # them has to drop it.
+    cdef object unowned_accesses  # an UnownedAccesses if the options have log_unowned, else None
+    # Guarded by the publisher's spinlock: how many calls without the GIL are using the pair, and whether the last one
+    # must release it.
     cdef size_t pins
     cdef bint retired
 
@@ -205,7 +205,7 @@ cdef inline bint are_current(PublishedTables published, IoTables tables) noexcep
 
 
 cdef inline IoTables current_tables(PyObject *published):
-    """Return the tables of a PublishedTables: of a pointer, for which Cython counts no reference on the way."""
+    """Return the tables of a PublishedTables, which is passed as a pointer so that Cython counts no reference to it."""
     cdef IoTables tables
     cdef dbs_critical_section section
     # Taking a reference out of an attribute that others replace needs a lock on free-threaded builds, and only there.

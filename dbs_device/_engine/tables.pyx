@@ -1,6 +1,7 @@
-"""Range tables: sorted arrays of the mapped ranges, the entry of each range, and the pair of both spaces.
+"""Range tables: sorted arrays of the mapped ranges, an entry for each range, and the pair of tables of both spaces.
 
-A manager publishes one pair at a time, through one pointer: a change makes a new pair and replaces the pointer.
+A manager publishes one pair at a time, through one pointer: a change makes a new pair and replaces the pointer. The
+bisection, which is inlined into its callers, is in ``tables.pxd``.
 """
 
 cimport cython
@@ -10,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 
+from .lock cimport fork_count
 from .native cimport NativeDevice
 from .platform cimport (
     dbs_generation_store,
@@ -45,7 +47,7 @@ cdef object space_of(SpaceId space):
 
 
 cdef SpaceId space_id_of(object space) except *:
-    """Return a space of which the Space or the name is given; `ValueError` for anything else."""
+    """Return the space that a Space or its name denotes; `ValueError` for anything else."""
     return <SpaceId><int>Space(space)
 
 
@@ -56,10 +58,10 @@ cdef object new_int = int.__new__
 
 @cython.final
 cdef class AddressObjects:
-    """Makes the IoAddress (or PioAddress) of an offset, and keeps it for the next access.
+    """A cache of the IoAddress (or PioAddress) objects of offsets.
 
-    Every small one is kept. Above, each has one of 1024 places, and is kept until another one takes the place: the
-    object itself, with another value, if no device has kept it. A new one takes the time of an access.
+    All small ones stay in it. The others share 1024 places by their hash: a new one replaces the one in its place, and
+    is that object with another value if no device has kept it.
     """
 
     def __cinit__(self, address_type):
@@ -93,7 +95,7 @@ cdef AddressObjects address_objects = AddressObjects(IoAddress)
 
 @cython.final
 cdef class RangeEntry:
-    """One range: its device, and what is looked up once, when it is registered. Immutable, and shared by tables."""
+    """One range: its device, and the device's handlers as of the registration. Immutable, and shared by tables."""
 
 
 cdef int check_device(object device) except -1:
@@ -114,7 +116,7 @@ cdef int check_device(object device) except -1:
 
 
 cdef bint is_served_natively(object device) except -1:
-    """Return whether it is a NativeDevice with no handler overridden in Python, on the class or on the instance."""
+    """Return whether a device is a NativeDevice without a handler in Python, on the class or on the instance."""
     return (
         isinstance(device, NativeDevice)
         and device.read == NativeDevice.read.__get__(device)
@@ -179,11 +181,10 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     entry.device = device
     entry.name = name
     entry.is_native = is_served_natively(device)
-    # A Mutex that is being unpickled has no device yet, if the two know each other. It then serves as any other device.
+    # A Mutex that is being unpickled has no device yet, if the two are in a cycle. It is then called as any device.
     if type(device) is Mutex and hasattr(device, "_device"):
         target = device._device
-        entry.acquire = device._lock.acquire
-        entry.release = device._lock.release
+        entry.lock = device._lock
     entry.byte_order = byte_order_of(target)
     entry.offsets = port_objects if space == PIO else address_objects
     entry.base_object = new_int(entry.offsets.address_type, base)
@@ -209,7 +210,7 @@ cdef object classes_warned_about = weakref.WeakSet()
 
 
 cdef int warn_if_unhandled(list entries) except -1:
-    """Warn, once for each class, of a device that has no handler for the space of one of its ranges."""
+    """Warn, once for each class, about a device without a handler for the space of one of its ranges."""
     cdef RangeEntry entry
     for entry in entries:
         device = entry.device
@@ -246,13 +247,13 @@ cdef object split_method(object handler):
 
 @cython.final
 cdef class RangeTable:
-    """The ranges of one space, sorted by base, which do not overlap. Immutable but for the hints.
+    """The ranges of one space, sorted by base and without overlaps. Immutable, except for the hints.
 
     Attributes
     ----------
     bases, lasts : numpy.ndarray
         First and last address of each range: uint64, shape (ranges,), C-contiguous. They view bytes objects, so
-        that numpy itself refuses to make them writable.
+        that numpy refuses to make them writable.
     """
 
 
@@ -272,7 +273,7 @@ cdef Slot slot_of(RangeEntry entry) noexcept:
 
 
 cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries):
-    """Make a table of `count` ranges from the memory of its arrays, which must have max(count, 1) items each."""
+    """Make a table of `count` ranges from the memory of its arrays, which have at least max(count, 1) items each."""
     cdef RangeTable table = RangeTable.__new__(RangeTable)
     table.entries = entries
     table.slot_memory = slots
@@ -287,7 +288,7 @@ cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts,
 
 
 cdef RangeTable make_empty_table(SpaceId space):
-    cdef Slot nothing = Slot(0, NULL, NULL, NULL)  # so that a look-up need not ask whether there is a first range
+    cdef Slot nothing = Slot(0, NULL, NULL, NULL)  # so that a look-up need not check for an empty table
     return new_table(
         space, 0, np.uint64(1).tobytes(), np.uint64(0).tobytes(), (<char *>&nothing)[:sizeof(Slot)], ()
     )
@@ -306,7 +307,7 @@ cdef RangeTable empty_table(SpaceId space):
 
 
 cdef enum:
-    # Look-ups that are made in step: each waits for its memory, and so they wait together. Eight fill the registers.
+    # Look-ups made in step, so that their cache misses overlap. Eight fill the registers.
     LANES = 8
 
 
@@ -343,7 +344,7 @@ cdef void find_each(
 ) noexcept nogil:
     """Bisect for LANES addresses in step, then for the rest one by one.
 
-    Bounds as in `last_base_at_or_below`, of which this is the same loop.
+    The loop and its bounds are those of `last_base_at_or_below`.
     """
     cdef const uint64_t *bases = ranges.bases
     cdef size_t low[LANES]
@@ -376,18 +377,18 @@ cdef inline Py_ssize_t index_if_owner(const Ranges *ranges, size_t index, uint64
 
 @cython.final
 cdef class IoTables:
-    """Both range tables of an `IoManager` at one moment, with its options. Immutable. Made by `IoManager.tables`.
+    """A snapshot of both range tables of an `IoManager`, with its options. Immutable. Made by `IoManager.tables`.
 
     Code that dispatches without the GIL holds one of these: see ``_bus.pxd``.
 
     Attributes
     ----------
     generation : int
-        Number of changes that the manager had seen. The tables are current while the manager's number is the same.
+        Number of the change that published the tables. They are current while it is the manager's latest.
     """
 
     def __cinit__(self):
-        # Python code can make one too: C code has to find it complete.
+        # Python code can make one, too, and C code relies on its being complete.
         self.pio = empty_pio_table
         self.mmio = empty_mmio_table
         self.options.open_bus = -1
@@ -400,7 +401,7 @@ set_public_name(IoTables, b"dbs_device.IoTables")
 
 
 cdef class PublishedTables:
-    """The pointer to the current pair of tables, which a change replaces in one step for both spaces."""
+    """The pointer to the current pair of tables, which a change replaces for both spaces at once."""
 
     def __cinit__(self, *args, **kwargs):
         self._tables = IoTables.__new__(IoTables)
@@ -417,7 +418,7 @@ cdef class PublishedTables:
         new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1
         with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._spinlock)
+            dbs_spinlock_acquire(&self._spinlock, fork_count)
             self._tables = new
             if old.pins != 0:
                 # The last call that uses the old pair without the GIL drops it: see `unpin`.
@@ -429,9 +430,9 @@ cdef class PublishedTables:
 
 
 cdef PyObject *pin(PublishedTables published) noexcept nogil:
-    """Keep the current tables for a call without the GIL, which cannot take a reference to them."""
+    """Keep the current tables alive for a call without the GIL, which cannot take a reference to them."""
     cdef PyObject *tables
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     tables = <PyObject *>published._tables
     published._tables.pins = published._tables.pins + 1
     dbs_spinlock_release(&published._spinlock)
@@ -440,7 +441,7 @@ cdef PyObject *pin(PublishedTables published) noexcept nogil:
 
 cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil:
     cdef bint is_last_of_retired
-    dbs_spinlock_acquire(&published._spinlock)
+    dbs_spinlock_acquire(&published._spinlock, fork_count)
     (<IoTables>tables).pins = (<IoTables>tables).pins - 1
     is_last_of_retired = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
     dbs_spinlock_release(&published._spinlock)
@@ -453,7 +454,7 @@ cdef void release_reference(PyObject *tables) noexcept with gil:
 
 
 cdef PublishedTables published_tables_of(object manager):
-    """Return the tables of an `IoManager`, which the engine's modules do not import; `TypeError` for anything else."""
+    """Return the published tables of an `IoManager`, a type that the engine does not import; `TypeError` if not one."""
     published = getattr(manager, "_published", None)
     if not isinstance(published, PublishedTables):
         raise TypeError(f"an IoManager is required, not {type(manager).__name__}")

@@ -6,9 +6,11 @@ import importlib
 import itertools
 import operator
 import os
+import sys
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCESS_DTYPE",
-    "ACCESS_SIZES",
+    "LONGEST_IN_ROW",
     "Access",
     "AccessCount",
     "RangeSelector",
@@ -34,10 +36,10 @@ __all__ = [
 ]
 
 ACCESS_DTYPE = np.dtype(
-    [("t_ns", "u8"), ("space", "u1"), ("write", "u1"), ("addr", "u8"), ("size", "u1"), ("value", "u8")]
+    [("t_ns", "u8"), ("space", "u1"), ("write", "u1"), ("addr", "u8"), ("size", "u8"), ("value", "u8")]
 )
-ACCESS_SIZES = (1, 2, 4, 8)
-_HIGHEST_VALUE = np.array([(1 << 8 * size) - 1 if size in ACCESS_SIZES else 0 for size in range(256)], dtype=np.uint64)
+LONGEST_IN_ROW = ACCESS_DTYPE["value"].itemsize  # bytes; the value of a longer access is in `Trace.long_values`
+_HIGHEST_VALUE = np.array([(1 << 8 * size) - 1 for size in range(LONGEST_IN_ROW + 1)], dtype=np.uint64)
 # The columns of a file, and their types.
 _ACCESS_COLUMNS: dict[str, np.dtype[Any]] = {name: ACCESS_DTYPE[name] for name in ACCESS_DTYPE.names or ()}
 _MAP_COLUMNS: dict[str, np.dtype[Any]] = {
@@ -46,6 +48,11 @@ _MAP_COLUMNS: dict[str, np.dtype[Any]] = {
     "map_size": np.dtype("u8"),
     "map_name": np.dtype(np.str_),
 }
+_LONG_VALUES = "long_values"
+_COLUMNS = {**_ACCESS_COLUMNS, **_MAP_COLUMNS, _LONG_VALUES: np.dtype("u1")}
+# What `Trace.load` reads by default: bytes, or bytes per byte of the file. Recorded accesses compress to a tenth.
+_ALWAYS_READ = 1 << 28
+_READ_PER_BYTE = 64
 
 
 @exported_from("dbs_device.trace")
@@ -63,9 +70,9 @@ class Access(NamedTuple):
     addr : int
         Address or port.
     size : int
-        1, 2, 4 or 8 bytes.
+        Bytes, 1 or more.
     value : int
-        The value read or written.
+        The value read or written, of `size` bytes.
     """
 
     t_ns: int
@@ -136,6 +143,9 @@ class Trace:
         1-D, of `ACCESS_DTYPE`. It is not copied.
     ranges : iterable of TraceRange or tuple of (Space or str, int, int, str), optional
         The map: (space, base, last, name) of each range.
+    long_values : bytes, optional
+        The values of the accesses of more than 8 bytes, each in little-endian order. The `value` of such an access is
+        the offset of its own in `long_values`.
 
     Attributes
     ----------
@@ -143,6 +153,8 @@ class Trace:
         The accesses.
     ranges : tuple of TraceRange
         The map, in the order given.
+    long_values : bytes
+        The parameter. The parts of a trace share it.
 
     Raises
     ------
@@ -157,12 +169,18 @@ class Trace:
     __hash__ = None  # type: ignore[assignment]  # its array is mutable
 
     def __init__(
-        self, accesses: NDArray[np.void], ranges: Iterable[TraceRange | tuple[int | str, int, int, str]] = ()
+        self,
+        accesses: NDArray[np.void],
+        ranges: Iterable[TraceRange | tuple[int | str, int, int, str]] = (),
+        long_values: bytes = b"",
     ) -> None:
         if not isinstance(accesses, np.ndarray) or accesses.dtype != ACCESS_DTYPE or accesses.ndim != 1:
             raise TypeError("a Trace takes a 1-D array of ACCESS_DTYPE")
-        _check_accesses(accesses)
+        if not isinstance(long_values, bytes):
+            raise TypeError(f"long_values must be bytes, not {type(long_values).__name__}")
+        _check_accesses(accesses, len(long_values))
         self.accesses = accesses
+        self.long_values = long_values
         self.ranges = tuple(
             TraceRange(Space(space), operator.index(base), operator.index(last), name)
             for space, base, last, name in ranges
@@ -173,7 +191,7 @@ class Trace:
         return len(self.accesses)
 
     def __iter__(self) -> Iterator[Access]:
-        return map(_access_of, self.accesses.tolist())
+        return map(self._access_of, self.accesses.tolist())
 
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> Access: ...
@@ -182,13 +200,29 @@ class Trace:
     def __getitem__(self, index: Any) -> Any:
         rows = self.accesses[index]
         if isinstance(rows, np.void):
-            return _access_of(rows.item())
-        return type(self)(rows, self.ranges)
+            return self._access_of(rows.item())
+        return type(self)(rows, self.ranges, self.long_values)
+
+    def _access_of(self, row: Any) -> Access:
+        t_ns, space, write, addr, size, value = row
+        if size > LONGEST_IN_ROW:
+            value = int.from_bytes(self.long_values[value : value + size], "little")
+        return Access(t_ns, Space(space), bool(write), addr, size, value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trace):
             return NotImplemented
-        return self.ranges == other.ranges and np.array_equal(self.accesses, other.accesses)
+        if self.ranges != other.ranges or len(self) != len(other):
+            return False
+        # The value of a long access may be elsewhere in the other trace.
+        is_long = self._is_long()
+        return np.array_equal(self.accesses[~is_long], other.accesses[~is_long]) and list(self[is_long]) == list(
+            other[is_long]
+        )
+
+    def _is_long(self) -> NDArray[np.bool_]:
+        is_long: NDArray[np.bool_] = self.accesses["size"] > LONGEST_IN_ROW
+        return is_long
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {format_accesses(len(self))}, {format_count(len(self.ranges), 'range')}>"
@@ -272,8 +306,8 @@ class Trace:
         Returns
         -------
         pandas.DataFrame
-            One row per access. Columns: t_ns, space ("PIO" or "MMIO"), write (bool), addr, size, value, and range, the
-            name of the range in the map, or None.
+            One row per access. Columns: t_ns, space ("PIO" or "MMIO"), write (bool), addr, size, value (of type object
+            if there are accesses of more than 8 bytes), and range, the name of the range in the map, or None.
 
         Raises
         ------
@@ -287,12 +321,16 @@ class Trace:
         columns: dict[str, Any] = {name: self.accesses[name].copy() for name in _ACCESS_COLUMNS}
         columns["space"] = pandas.Categorical.from_codes(columns["space"].astype("i1"), [each.name for each in Space])
         columns["write"] = columns["write"].astype(np.bool_)
+        if self._is_long().any():
+            columns["value"] = np.array([access.value for access in self], dtype=object)
         names = np.array([*(each.name for each in self.ranges), None], dtype=object)
         columns["range"] = names[_range_indices(self.accesses, self.ranges)]
         return pandas.DataFrame(columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a compressed .npz file: one array per field, the map as `map_space`, `map_base`, ...
+
+        `size` has the smallest type that holds all sizes; `long_values` is absent if it is empty.
 
         Parameters
         ----------
@@ -312,40 +350,42 @@ class Trace:
             "map_name": [each.name for each in self.ranges],
         }
         arrays: dict[str, Any] = {name: self.accesses[name] for name in _ACCESS_COLUMNS}
+        arrays["size"] = arrays["size"].astype(np.min_scalar_type(int(arrays["size"].max(initial=0))))
         arrays |= {name: np.array(column, dtype=_MAP_COLUMNS[name]) for name, column in columns.items()}
+        if self.long_values:
+            arrays[_LONG_VALUES] = np.frombuffer(self.long_values, np.uint8)
         with open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, max_size: int | None = None) -> Self:
         """Read a trace from an .npz file. Pickled objects in it are refused.
 
         Parameters
         ----------
         path : path
-            The file. The four arrays of the map may be absent together.
+            The file. The four arrays of the map may be absent together, and `long_values`.
+        max_size : int, optional
+            Bytes of the arrays above which a file is refused, before any is read: a small file may hold huge ones. By
+            default, 256 MiB, or 64 times the size of the file if that is more.
 
         Raises
         ------
         ValueError
-            The file is not an .npz file; or a field is missing, has the wrong type or length, or an impossible value.
-            The message names file and field.
+            The file is not an .npz file, or its arrays are too large; or a field is missing, has the wrong type or
+            length, or an impossible value. The message names file and field.
         OSError
             The file cannot be opened.
         """
-        try:
-            columns, map_columns = _read_arrays(path)
-            accesses = np.empty(len(columns["t_ns"]), ACCESS_DTYPE)
-            for name, column in columns.items():
-                accesses[name] = column
-            return cls(accesses, _ranges_from(map_columns))
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
-
-
-def _access_of(row: Any) -> Access:
-    t_ns, space, write, addr, size, value = row
-    return Access(t_ns, Space(space), bool(write), addr, size, value)
+        with open(path, "rb") as file:
+            try:
+                columns, map_columns, long_values = _read_arrays(file, max_size)
+                accesses = np.empty(len(columns["t_ns"]), ACCESS_DTYPE)
+                for name, column in columns.items():
+                    accesses[name] = column
+                return cls(accesses, _ranges_from(map_columns), long_values)
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)}: {error}") from error
 
 
 def format_accesses(count: int) -> str:
@@ -353,17 +393,25 @@ def format_accesses(count: int) -> str:
     return f"{count} access" if count == 1 else f"{count} accesses"
 
 
-def _check_accesses(accesses: NDArray[np.void]) -> None:
+def _check_accesses(accesses: NDArray[np.void], long_size: int) -> None:
     """Raise `ValueError` for the first access with an impossible value."""
-    sizes = accesses["size"]
+    sizes, values = accesses["size"], accesses["value"]
     last_port = Space.PIO.last_address
     is_addr = (accesses["space"] == Space.MMIO) | (accesses["addr"] <= last_port)
+    fits_row = values <= _HIGHEST_VALUE[np.minimum(sizes, LONGEST_IN_ROW)]
+    fits_long = (values <= long_size) & (sizes <= long_size - np.minimum(values, long_size))
     checks = (
         ("space", "d", accesses["space"] <= Space.MMIO, "0 (PIO) or 1 (MMIO)"),
         ("write", "d", accesses["write"] <= 1, "0 (read) or 1 (write)"),
-        ("size", "d", np.isin(sizes, ACCESS_SIZES), "1, 2, 4 or 8 bytes"),
+        ("size", "d", sizes >= 1, "1 byte or more"),
         ("addr", "#x", is_addr, f"a port, 0x0..{last_port:#x}"),
-        ("value", "#x", accesses["value"] <= _HIGHEST_VALUE[sizes], "a number of the access's size"),
+        ("value", "#x", (sizes > LONGEST_IN_ROW) | fits_row, "a number of the access's size"),
+        (
+            "value",
+            "d",
+            (sizes <= LONGEST_IN_ROW) | fits_long,
+            f"an offset of its bytes in the {long_size} of long_values",
+        ),
     )
     for field, number_format, is_valid, expected in checks:
         if not is_valid.all():
@@ -415,38 +463,74 @@ def ranges_of(manager: IoManager) -> tuple[TraceRange, ...]:
     return tuple(ranges)
 
 
-def _read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Return the arrays of a trace file, those of the accesses and those of the map, checked for type and length."""
-    with open(path, "rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except Exception as error:  # numpy, zipfile and zlib raise errors of their own for a bad file
-            raise ValueError(f"not an .npz file: {error}") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("a single array, not an .npz file")
-        with archive:
-            accesses = _read_columns(archive, _ACCESS_COLUMNS)
-            has_map = any(name in archive.files for name in _MAP_COLUMNS)
-            return accesses, _read_columns(archive, _MAP_COLUMNS) if has_map else {}
+def _read_arrays(
+    file: BinaryIO, max_size: int | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], bytes]:
+    """Return the arrays of a trace file: those of the accesses, of the map, and the long values. All are checked."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # zipfile raises errors of other modules for a bad file
+        raise ValueError(f"not an .npz file: {error}") from error
+    with archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        _check_size([members[name] for name in members.keys() & _COLUMNS.keys()], file, max_size)
+        accesses = _read_columns(archive, members, _ACCESS_COLUMNS)
+        ranges = _read_columns(archive, members, _MAP_COLUMNS) if members.keys() & _MAP_COLUMNS.keys() else {}
+        long_values = _read_column(archive, members, _LONG_VALUES).tobytes() if _LONG_VALUES in members else b""
+        return accesses, ranges, long_values
 
 
-def _read_columns(archive: Any, columns: dict[str, np.dtype[Any]]) -> dict[str, NDArray[Any]]:
+def _check_size(members: list[zipfile.ZipInfo], file: BinaryIO, max_size: int | None) -> None:
+    """Raise `ValueError` if the arrays are too large, or compressed in a way whose output zipfile does not limit."""
+    if max_size is None:
+        max_size = max(_ALWAYS_READ, _READ_PER_BYTE * os.fstat(file.fileno()).st_size)
+    size = sum(member.file_size for member in members)
+    if size > max_size:
+        raise ValueError(f"its arrays take {size} bytes, more than max_size, {max_size}")
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename} is neither stored nor deflated")
+
+
+def _read_columns(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], names: Iterable[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a table, which must have the same length."""
     arrays: dict[str, NDArray[Any]] = {}
-    for name, dtype in columns.items():
-        if name not in archive.files:
+    for name in names:
+        if name not in members:
             raise ValueError(f"field {name!r} is missing")
-        try:
-            array = archive[name]
-        except Exception as error:  # as for the whole file, and for an array of objects
-            raise ValueError(f"field {name!r} cannot be read: {error}") from error
-        # The itemsize of text is 0 here, and depends on the longest name in a file. numpy converts the byte order.
-        if array.dtype.kind != dtype.kind or dtype.itemsize not in (0, array.dtype.itemsize) or array.ndim != 1:
-            raise ValueError(f"field {name!r} is {array.ndim}-D of type {array.dtype}, not 1-D of {dtype.name}")
-        arrays[name] = array
+        array = arrays[name] = _read_column(archive, members, name)
         first = next(iter(arrays))
         if len(array) != len(arrays[first]):
             raise ValueError(f"field {name!r} has {len(array)} items, {first!r} has {len(arrays[first])}")
     return arrays
+
+
+def _read_column(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str) -> NDArray[Any]:
+    info = members[name]
+    try:
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            if version != (1, 0):
+                raise ValueError(f"version {version} of the .npy format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            contents = member.read(info.file_size - member.tell())
+    except Exception as error:  # as for the whole file
+        raise ValueError(f"field {name!r} cannot be read: {error}") from error
+    expected = _COLUMNS[name]
+    # The itemsize of text depends on the longest name in a file, and that of `size` on the largest.
+    has_width = dtype.itemsize > 0 if name in ("size", "map_name") else dtype.itemsize == expected.itemsize
+    if dtype.kind != expected.kind or not has_width or len(shape) != 1:
+        raise ValueError(f"field {name!r} is {len(shape)}-D of type {dtype}, not 1-D of {expected.name}")
+    if len(contents) != shape[0] * dtype.itemsize:
+        raise ValueError(f"field {name!r} has {len(contents)} bytes, not {shape[0]} items of {dtype.itemsize}")
+    if (
+        dtype.kind == "U"
+        and (np.frombuffer(contents, np.dtype("u4").newbyteorder(dtype.byteorder)) > sys.maxunicode).any()
+    ):
+        raise ValueError(f"field {name!r} is not text")
+    return np.frombuffer(contents, dtype)
 
 
 def _ranges_from(columns: dict[str, NDArray[Any]]) -> list[TraceRange]:

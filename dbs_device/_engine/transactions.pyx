@@ -1,4 +1,4 @@
-"""Changes of an `IoManager`: a transaction collects them, makes a new table of them, and publishes it."""
+"""Changes of an `IoManager`: a transaction collects them, builds new tables, and publishes these."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -53,30 +53,30 @@ cdef extern from "Python.h":
 
 @cython.final
 cdef class TableChanges:
-    """An immutable table, less some of its ranges, plus added ones.
+    """An immutable table, with some of its ranges removed and others added.
 
-    The added ranges are kept in a treap: a binary search tree over their bases which is a heap over random priorities,
-    so that its expected depth is logarithmic whatever the order of arrival. The table itself is not copied before
-    `build`, which is O(ranges); everything else is O(log(ranges)).
+    The added ranges are in a treap: a binary search tree over their bases that is a heap over random priorities, so
+    that its expected depth is logarithmic whatever the order of insertion. The table is not copied before `build`,
+    which is O(ranges); everything else is O(log(ranges)).
     """
 
     def __cinit__(self):
         self.removed = set()
         self.added = [None]
         self.node_count = 1
-        # Not the same each time: a guest that chooses its addresses must not be able to make the tree a list.
+        # Unpredictable: a guest that chooses addresses must not be able to degrade the tree to a list.
         self.random_state = getrandbits(32) | 1
 
     def __dealloc__(self):
         PyMem_Free(self.nodes)
 
-    # -- what is mapped
+    # -- look-up
 
     cdef RangeEntry overlapping(self, uint64_t base, uint64_t last):
         """Return an entry that has an address of base..last, or None.
 
         Ranges do not overlap each other, so that among the added ones only the last to begin at or below `last` can.
-        In the table, removed ones are passed over.
+        Removed ranges of the table are skipped.
         """
         cdef uint32_t node = self.last_node_at_or_below(last)
         cdef size_t index = last_base_at_or_below(&self.table.ranges, last)
@@ -97,7 +97,7 @@ cdef class TableChanges:
         return self.overlapping(address, address)
 
     cdef RangeEntry exactly(self, uint64_t base, uint64_t last):
-        """Return the entry of just this range, or None."""
+        """Return the entry of exactly this range, or None."""
         cdef RangeEntry entry = self.find(base)
         if entry is not None and entry.base == base and entry.last == last:
             return entry
@@ -106,10 +106,10 @@ cdef class TableChanges:
     cdef bint is_removed(self, size_t index) except -1:
         return len(self.removed) != 0 and index in self.removed
 
-    # -- changing it
+    # -- changes
 
     cdef int add(self, RangeEntry entry) except -1:
-        """Add an entry that overlaps none."""
+        """Add an entry that overlaps no other."""
         cdef uint32_t node = self.node_count
         cdef uint32_t below, above, capacity
         cdef Node *nodes
@@ -138,7 +138,7 @@ cdef class TableChanges:
         if node != 0 and self.added[node] is entry:
             self.added[node] = None
             self.split(self.root, entry.base, &below, &others)
-            # A range that begins at entry.last + 1 or above; at the very end of the space there is none.
+            # Ranges above begin at entry.last + 1 at the earliest; at the very end of the space there are none.
             if entry.last == <uint64_t>-1:
                 above = 0
             else:
@@ -162,7 +162,7 @@ cdef class TableChanges:
         return found
 
     cdef void split(self, uint32_t root, uint64_t base, uint32_t *below, uint32_t *others) noexcept:
-        """Part a tree into the nodes with a base below `base`, and the others."""
+        """Split a tree into the nodes with a base below `base`, and the others."""
         cdef Node *node = &self.nodes[root]
         if root == 0:
             below[0] = others[0] = 0
@@ -174,7 +174,7 @@ cdef class TableChanges:
             others[0] = root
 
     cdef uint32_t merge(self, uint32_t below, uint32_t above) noexcept:
-        """Join two trees, all bases of the first being below those of the second."""
+        """Merge two trees; all bases of the first are below those of the second."""
         if below == 0:
             return above
         if above == 0:
@@ -192,7 +192,7 @@ cdef class TableChanges:
             self.collect(self.nodes[root].right, entries)
         return 0
 
-    # -- the outcome
+    # -- results
 
     cdef list added_entries(self):
         """Return the added entries, sorted by base."""
@@ -205,7 +205,7 @@ cdef class TableChanges:
         return [self.table.entries[index] for index in sorted(self.removed)]
 
     cdef RangeTable build(self):
-        """Return the changed table; the same one if nothing has changed."""
+        """Return the changed table, or the same one if nothing has changed."""
         cdef list added = self.added_entries()
         cdef size_t count
         cdef TableWriter writer
@@ -291,7 +291,7 @@ cdef class TableWriter:
 
 
 cdef TableChanges changes_of(RangeTable table):
-    """Begin to collect changes of `table`."""
+    """Return an empty set of changes of `table`."""
     cdef TableChanges changes = TableChanges.__new__(TableChanges)
     changes.table = table
     return changes
@@ -310,7 +310,7 @@ cdef class ManagerState(PublishedTables):
 
 
 cdef list new_entries(object device, object resources, object name):
-    """Check a registration and return its entries. Handlers are looked up here, where no lock is held."""
+    """Check a registration and return its entries. Handlers are looked up here, without a lock held."""
     cdef list entries
     check_device(device)
     if name is not None and not isinstance(name, str):
@@ -351,7 +351,7 @@ cdef Transaction begin_transaction(object manager):
 
 @cython.final
 cdef class CancelAtThreadExit:
-    """Is in a thread's local storage, and is destroyed with it."""
+    """Cancels a transaction when its thread ends: it is in thread-local storage, and is destroyed with it."""
 
     cdef object transaction
 
@@ -365,9 +365,8 @@ cdef class CancelAtThreadExit:
 cdef class Transaction:
     """Changes of an `IoManager` that take effect together. Made by `IoManager.begin_tx`.
 
-    While it is open, no other thread can change the manager. Accesses go on with the ranges that were there before.
-    Every method raises `TransactionError` when the transaction is finished, or on another thread than the one that
-    began it. As a context manager it commits at the end of the block, and cancels if the block raises.
+    While it is open, no other thread can change the manager, and accesses use the ranges from before. It is used on the
+    thread that began it. As a context manager, it commits at the end of the block, and cancels if the block raises.
     """
 
     def __init__(self):
@@ -379,7 +378,7 @@ cdef class Transaction:
 
     @property
     def manager(self):
-        """IoManager : the manager that is changed."""
+        """IoManager : the manager that the transaction changes."""
         return self._manager
 
     cdef int check_open(self) except -1:
@@ -390,14 +389,14 @@ cdef class Transaction:
         return 0
 
     cdef int finish(self) except -1:
-        """Drop the changes. Done by the thread that began it, or by the end of that thread or of the transaction."""
+        """Drop the changes. Called on the thread that began it, or when that thread or the transaction ends."""
         self._open = False
         self.release_writer_lock()
         self.forget_changes()
         return 0
 
     cdef void forget_changes(self) noexcept:
-        """Keep no device alive for the sake of a transaction that is finished."""
+        """Release the devices: a finished transaction keeps none alive."""
         self._pio = None
         self._mmio = None
 
@@ -457,23 +456,36 @@ cdef class Transaction:
     def register_device_io(self, device, resources, name=None):
         """Map a device to the PIO and MMIO ranges among some resources, when the transaction is committed.
 
-        Overlaps are noticed now. O(log(ranges)) for each range.
+        The device's handlers are looked up, and overlaps detected, now. If it raises, this call has no effect; the
+        transaction stays open. O(log(ranges)) for each range.
 
         Parameters
         ----------
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those that are neither ports nor MMIO are passed over.
+            Those other than PIO and MMIO ranges are ignored.
         name : str, optional
-            What the map, errors, notes and traces call the device.
+            The device's name in the map, errors, notes and traces.
 
         Raises
         ------
-        DeviceOverlapError, InvalidRangeError, TypeError
-            As for `IoManager.register_device_io`. Nothing of this call is then kept; the transaction goes on.
+        DeviceOverlapError
+            A range overlaps one that is registered or was added before, or another one of `resources`.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
         TransactionError
             The transaction is finished, or belongs to another thread.
+        TypeError
+            `device` is not a `DeviceIo` (wrap a `DeviceIoMut` in `Mutex`), `resources` holds something other than
+            resources, or `name` is not a str.
+        ValueError
+            The device's `byteorder` is not "little", "big" or None.
+
+        Warns
+        -----
+        UnhandledSpaceWarning
+            The device's class has no handler for the space of a range. Once for each class.
         """
         self.check_open()
         entries = new_entries(device, resources, name)
@@ -483,19 +495,24 @@ cdef class Transaction:
     def unregister_device_io(self, resources):
         """Unmap the PIO and MMIO ranges among some resources, when the transaction is committed.
 
-        O(log(ranges)) for each range.
+        If it raises, this call has no effect; the transaction stays open. O(log(ranges)) for each range.
 
         Parameters
         ----------
         resources : iterable of Resource
-            Each range has to be registered, or added in this transaction, with the same base and size.
+            Each range must be registered, or added in this transaction, with the same base and size. Resources other
+            than PIO and MMIO ranges are ignored.
 
         Raises
         ------
-        NoDeviceError, InvalidRangeError, TypeError
-            As for `IoManager.unregister_device_io`. Nothing of this call is then kept; the transaction goes on.
+        NoDeviceError
+            A range is not registered, or is given twice.
+        InvalidRangeError
+            A range is empty, or runs past the end of its space.
         TransactionError
             The transaction is finished, or belongs to another thread.
+        TypeError
+            `resources` holds something other than resources.
         """
         self.check_open()
         ranges = trapped_ranges(resources)
@@ -508,7 +525,7 @@ cdef class Transaction:
         Parameters
         ----------
         space : Space or {"MMIO", "PIO"}
-            The space of the address; `ValueError` for anything else.
+            The space of the address.
         addr : int
             The address or port.
 
@@ -516,6 +533,17 @@ cdef class Transaction:
         -------
         DeviceIo or None
             The owner.
+
+        Raises
+        ------
+        OverflowError
+            `addr` is outside the space.
+        TransactionError
+            The transaction is finished, or belongs to another thread.
+        TypeError
+            `addr` is not an integer.
+        ValueError
+            `space` is not a space.
         """
         cdef SpaceId space_id = space_id_of(space)
         cdef RangeEntry entry
@@ -524,7 +552,17 @@ cdef class Transaction:
         return None if entry is None else entry.device
 
     def commit(self):
-        """Make all changes effective at once, on both buses, and let other writers in. O(ranges)."""
+        """Apply all changes at once, in both spaces, and finish the transaction. O(ranges).
+
+        The callbacks of `IoManager.on_change` are called afterwards, when other threads may change the map again.
+
+        Raises
+        ------
+        TransactionError
+            The transaction is finished, or belongs to another thread.
+        BaseException
+            Whatever a callback of `on_change` raised, or a `BaseExceptionGroup` if several did. The changes stand.
+        """
         cdef IoTables tables
         cdef RangeTable pio, mmio
         self.check_open()
@@ -545,7 +583,13 @@ cdef class Transaction:
             self.forget_changes()
 
     def cancel(self):
-        """Drop all changes, and let other writers in."""
+        """Drop all changes, and finish the transaction.
+
+        Raises
+        ------
+        TransactionError
+            The transaction is finished, or belongs to another thread.
+        """
         self.check_open()
         self.finish()
 
@@ -563,13 +607,13 @@ cdef class Transaction:
 
 
 cdef int notify(ManagerState state, Transaction transaction) except -1:
-    """Tell all callbacks what a transaction has changed."""
+    """Call all callbacks with the changes of a transaction."""
     cdef list errors = []
     added = mapped_ranges(transaction._mmio.added_entries() + transaction._pio.added_entries())
     removed = mapped_ranges(transaction._mmio.removed_entries() + transaction._pio.removed_entries())
     for token, reference in list(state.callbacks.items()):
         if token not in state.callbacks:
-            continue  # unsubscribed by one of those before it
+            continue  # unsubscribed by an earlier callback
         callback = reference()
         if callback is None:
             state.callbacks.pop(token, None)

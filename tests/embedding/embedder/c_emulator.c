@@ -1,4 +1,4 @@
-/* An engine in C that takes callbacks, and calls them from a thread that Python does not know. */
+/* An emulator in C that takes callbacks, and calls them from a thread that Python does not know. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <dbs_device.h>
@@ -56,14 +56,34 @@ static PyObject *run_on_foreign_thread(PyObject *module, PyObject *arguments) {
     return error == NULL ? NULL : Py_BuildValue("(KN)", (unsigned long long)state.sum, error);
 }
 
+/* load_and_destroy(manager, address) -> int: one load of 4 bytes, after which the handle is destroyed as it is */
+static PyObject *load_and_destroy(PyObject *module, PyObject *arguments) {
+    PyObject *manager;
+    unsigned long long address;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OK", &manager, &address)) {
+        return NULL;
+    }
+    void *handle = api->create(manager, 0);
+    if (handle == NULL) {
+        return NULL;
+    }
+    uint64_t value = api->mmio_load(handle, address, 4);
+    api->destroy(handle);
+    return PyLong_FromUnsignedLongLong(value);
+}
+
 static PyMethodDef methods[] = {
     {"run_on_foreign_thread", run_on_foreign_thread, METH_VARARGS, NULL},
+    {"load_and_destroy", load_and_destroy, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "engine", .m_size = -1, .m_methods = methods};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "c_emulator", NULL, -1, methods, NULL, NULL, NULL, NULL,
+};
 
-PyMODINIT_FUNC PyInit_engine(void) {
+PyMODINIT_FUNC PyInit_c_emulator(void) {
     api = dbs_device_import();
     return api == NULL ? NULL : PyModule_Create(&definition);
 }
