@@ -8,7 +8,7 @@ from typing import Any
 
 import compiled
 from suites import workloads
-from suites.workloads import DEVICES, IdleDevice
+from suites.workloads import DEVICES, REGISTER_DEVICES, IdleDevice
 
 from dbs_device import IoAddress
 
@@ -22,6 +22,7 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
     counted = compiled.accesses()
     ranges = workloads.address_map(RANGES)
     native, python, mutex = (workloads.manager_of(ranges, DEVICES[kind]) for kind in ("native", "python", "mutex"))
+    integers, buffers = (workloads.manager_of(ranges, make_device) for make_device in REGISTER_DEVICES.values())
     open_bus = workloads.manager_of(ranges, IdleDevice, open_bus=0xFF)
     same, random, unowned = (
         workloads.addresses_of(ranges, pattern, RANGES).tolist() for pattern in ("same", "random", "unowned")
@@ -54,6 +55,11 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
         "Python: mmio_store": call(python.mmio_store, same, 4, 0x12345678),
         "Python: mmio_read, Mutex": call(mutex.mmio_read, same, view),
         "Python: mmio_load, native device": call(native.mmio_load, same, 4),
+        "Python: mmio_load, registers on integers": call(integers.mmio_load, same, 4),
+        "Python: mmio_store, registers on integers": call(integers.mmio_store, same, 4, 0x12345678),
+        "Python: mmio_load, registers on buffers": call(buffers.mmio_load, same, 4),
+        "Python: mmio_store, registers on buffers": call(buffers.mmio_store, same, 4, 0x12345678),
+        "C: load, held tables, registers on integers": access(counted.held_load(integers.tables()), same),
         "Python: find, same range": call(python.mmio_bus.find, same),
         "Python: find, random": call(python.mmio_bus.find, random),
         "Python: find_many, per address": (

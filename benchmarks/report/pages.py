@@ -143,6 +143,12 @@ CHAPTERS = (
                 named("0x8", "0x18000"),
             ),
             Section(
+                "A device with a value for each register",
+                "access/{row}/{column}/same/64",
+                named("mmio_load", "mmio_store"),
+                {"registers on integers": "integer handlers", "registers on buffers": "buffer handlers"},
+            ),
+            Section(
                 "Beside them",
                 "access/{row}",
                 {
@@ -187,6 +193,12 @@ CHAPTERS = (
         "method with a buffer of its own.",
         [
             Section("from Python", "replay/{column}/{row}", {"manager": "dbs_device", **LOOKUPS}, TRACES),
+            Section(
+                "Devices on integers, with a value for each register",
+                "replay/{column}/{row} on integers",
+                {"manager": "dbs_device", "bisect": "bisect by hand"},
+                TRACES,
+            ),
             Section("from C", "replay/{column}/native {row}", NATIVE, TRACES),
         ],
         plots.draw_bars,

@@ -129,6 +129,24 @@ TARGETS: tuple[Target, ...] = (
         ],
     ),
     Target(
+        "a register device on integer handlers against the same device on buffer handlers",
+        [
+            Bound(
+                f"access/{operation}/registers on integers/same/64",
+                0.5,
+                (f"access/{operation}/registers on buffers/same/64",),
+            )
+            for operation in ("mmio_load", "mmio_store")
+        ],
+    ),
+    Target(
+        "recorded firmware, device code on integers, against bisect by hand and the same code",
+        [
+            Bound(f"replay/{trace}/manager on integers", 0.4, (f"replay/{trace}/bisect on integers",))
+            for trace in ("seabios", "u-boot", "stm32")
+        ],
+    ),
+    Target(
         "find(addr), 64 ranges, same, against an empty method of a cdef class",
         [Bound("find/find/same/64", 1.3, ("find/empty method",))],
     ),

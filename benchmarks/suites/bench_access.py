@@ -1,8 +1,9 @@
 """Accesses from Python to a Python device, one behind a Mutex and a native one; misses; and the floors.
 
-The devices do nothing. ``plain`` and ``by hand`` are calls of the device's own method without a bus: with all that it
-is given ready, and with the memoryview made for each call; ``called from C`` is the plain read in a compiled loop.
-From C (``c load``, ``c store``), the same devices are reached on held tables; ``c load`` without the GIL and with it.
+The devices do nothing, but for two that have values of registers: one has integer handlers, one buffer handlers.
+``plain`` and ``by hand`` are calls of the device's own method without a bus: with all that it is given ready, and with
+the memoryview made for each call; ``called from C`` is the plain read in a compiled loop. From C (``c load``,
+``c store``), the same devices are reached on held tables; ``c load`` without the GIL and with it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dbs_device import IoAddress, IoManager, NoDeviceError, Resource
 from dbs_device.trace import TraceRecorder
 from suites import workloads
 from suites.harness import ACCESSES, Case, Plan, Timer, empty_method_timer, loop_timer, statement_timer
-from suites.workloads import DEVICES, IdleDevice, shared_addresses, shared_manager
+from suites.workloads import DEVICES, REGISTER_DEVICES, IdleDevice, shared_addresses, shared_manager
 
 RANGES = 64
 NEAR, FAR = 8, 0x18000
@@ -183,6 +184,9 @@ def access_cases(plan: Plan) -> Iterator[Case]:
             for pattern in ("same", "random") if operation.startswith("mmio") else ("same",):
                 name = f"{operation}/{device}/{pattern}/{RANGES}"
                 yield case(name, prepare_batch, operation, device, pattern, loop=None)
+    for device in REGISTER_DEVICES:
+        for operation in ("mmio_load", "mmio_store"):
+            yield case(f"{operation}/{device}/same/{RANGES}", prepare_mmio, operation, device, "same")
     for variant in VARIANTS:
         yield case(f"mmio_load/{variant}/same/{RANGES}", prepare_variant, variant)
     for rule, open_bus in (("raising", None), ("open bus", 0xFF)):

@@ -4,12 +4,15 @@ The ranges are those of the recorded machine; their devices do nothing, so that 
 (``manager`` and the peers) every access is an integer of the recorded size and value. A peer is what stands in an
 emulator without this library: a look-up in each space, then the device's method with a buffer. The native peers get the
 addresses of both spaces side by side in one map.
+
+``on integers``, the devices have a value for each register, in the shape that device code mostly has: a read returns an
+integer. By hand, they are found by bisect and called with integers.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from dbs_device import IoManager, Resource, Space
 from dbs_device.trace import Trace
 from suites import workloads
 from suites.harness import Case, Plan, Timer, statement_timer
-from suites.workloads import IdleDevice
+from suites.workloads import IdleDevice, Registers
 
 DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
 TRACES = {"seabios": "seabios_uc_trace", "u-boot": "uboot_x86_trace", "stm32": "stm32_md5_server_trace"}
@@ -58,11 +61,11 @@ def accesses_in(name: str) -> list[tuple[bool, bool, int, int, int]]:
 
 
 @functools.cache
-def replay_manager(name: str) -> IoManager:
+def replay_manager(name: str, make_device: Callable[[], Any] = IdleDevice) -> IoManager:
     manager = IoManager(open_bus=0xFF)
     kinds = {Space.MMIO: Resource.MmioAddressRange, Space.PIO: Resource.PioAddressRange}
     for each in trace_of(name).ranges:
-        manager.register_device_io(IdleDevice(), [kinds[each.space](each.base, each.last - each.base + 1)])
+        manager.register_device_io(make_device(), [kinds[each.space](each.base, each.last - each.base + 1)])
     return manager
 
 
@@ -100,6 +103,28 @@ class PeerBus:
             found[2].pio_write(found[0], port - found[0], memoryview(value.to_bytes(size, "little")))
 
 
+class IntegerPeerBus(PeerBus):
+    """The same for devices on integers: nothing is converted."""
+
+    def mmio_load(self, address: int, size: int) -> int:
+        found = self.find_mmio(address)
+        return (1 << 8 * size) - 1 if found is None else found[2].load(found[0], address - found[0], size)
+
+    def mmio_store(self, address: int, size: int, value: int) -> None:
+        found = self.find_mmio(address)
+        if found is not None:
+            found[2].store(found[0], address - found[0], size, value)
+
+    def pio_in(self, port: int, size: int) -> int:
+        found = self.find_port(port)
+        return (1 << 8 * size) - 1 if found is None else found[2].pio_in(found[0], port - found[0], size)
+
+    def pio_out(self, port: int, size: int, value: int) -> None:
+        found = self.find_port(port)
+        if found is not None:
+            found[2].pio_out(found[0], port - found[0], size, value)
+
+
 def check_replay(bus: PeerBus, manager: IoManager, name: str) -> None:
     """Raise AssertionError unless the peers find what we find at every address of the trace."""
     for is_mmio, _, address, _, _ in set(accesses_in(name)):
@@ -120,6 +145,14 @@ def prepare_replay(name: str, peer: type[lookups.Peer] | None = None) -> Timer:
     if peer is not None:
         bus = PeerBus(peer, replay_manager(name))
         check_replay(bus, replay_manager(name), name)
+    return statement_timer(REPLAY.format_map(BUS_CALLS), accesses_in(name), VARIABLES, bus=bus)
+
+
+def prepare_replay_on_integers(name: str, by_hand: bool) -> Timer:
+    bus = manager = replay_manager(name, Registers)
+    if by_hand:
+        bus = IntegerPeerBus(lookups.BisectList, manager)
+        check_replay(bus, manager, name)
     return statement_timer(REPLAY.format_map(BUS_CALLS), accesses_in(name), VARIABLES, bus=bus)
 
 
@@ -160,6 +193,9 @@ def replay_cases(plan: Plan) -> Iterator[Case]:
         for peer in lookups.installed_peers():
             if peer.lookup_time <= SLOW or total < LONG:
                 yield Case(f"replay/{name}/{peer.name}", functools.partial(prepare_replay, name, peer), total, loop)
+        for subject, by_hand in (("manager", False), ("bisect", True)):
+            prepare = functools.partial(prepare_replay_on_integers, name, by_hand)
+            yield Case(f"replay/{name}/{subject} on integers", prepare, total, loop)
         yield Case(native_loop, functools.partial(prepare_native_replay, "loop", name), total)
         for subject in ("held read", *native.native_peers()):
             prepare = functools.partial(prepare_native_replay, subject, name)

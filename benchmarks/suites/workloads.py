@@ -110,6 +110,42 @@ DEVICES: dict[str, Callable[[], Any]] = {
 }
 
 
+class Registers(DeviceIo):
+    """A device with a value for each register, on integers."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+
+    def load(self, base, offset, size):
+        return self.values.get(offset, 0)
+
+    def store(self, base, offset, size, value):
+        self.values[offset] = value
+
+    pio_in, pio_out = load, store
+
+
+class RegistersOnBuffers(DeviceIo):
+    """The same device on buffers."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+
+    def read(self, base, offset, data):
+        data[:] = self.values.get(offset, 0).to_bytes(len(data), "little")
+
+    def write(self, base, offset, data):
+        self.values[offset] = int.from_bytes(data, "little")
+
+    pio_read, pio_write = read, write
+
+
+REGISTER_DEVICES: dict[str, Callable[[], Any]] = {
+    "registers on integers": Registers,
+    "registers on buffers": RegistersOnBuffers,
+}
+
+
 def resources_of(ranges: AddressMap) -> list[DeviceResources]:
     """Return the resources of each range's device, in the order of the bases."""
     return [
@@ -137,7 +173,7 @@ def manager_of(ranges: AddressMap, make_device: Callable[[], Any] = IdleDevice, 
 @functools.lru_cache(2)
 def shared_manager(count: int, device: str = "python", open_bus: int | None = None) -> IoManager:
     """Return a manager of `count` ranges, which all cases that ask for it share."""
-    return manager_of(address_map(count), DEVICES[device], open_bus=open_bus)
+    return manager_of(address_map(count), (DEVICES | REGISTER_DEVICES)[device], open_bus=open_bus)
 
 
 @functools.lru_cache(2 * len(PATTERNS))

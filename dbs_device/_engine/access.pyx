@@ -303,7 +303,7 @@ cdef int raise_integer_for_buffer(SpaceId space, bint for_read, object value) ex
     raise TypeError(f"data must be a buffer, not {type(value).__name__}; for an integer, call {call}")
 
 
-cdef inline object open_memory(SpaceId space, object data, bint for_read, Memory *memory):
+cdef inline object open_memory(const Ranges *ranges, object data, bint for_read, Memory *memory):
     """Find the memory of an access; `TypeError`, `BufferError` or `ValueError` if `data` does not fit.
 
     Returns a memoryview that keeps the memory in place, or None for one of the usual buffers, whose memory is safe only
@@ -314,7 +314,7 @@ cdef inline object open_memory(SpaceId space, object data, bint for_read, Memory
     if memory.kind != DBS_OTHER:
         return None
     if PyLong_Check(data):
-        raise_integer_for_buffer(space, for_read, data)
+        raise_integer_for_buffer(ranges.space, for_read, data)
     view = open_view(data, for_read)
     memory.start = <uint8_t *>PyMemoryView_GET_BUFFER(view).buf
     memory.size = PyMemoryView_GET_BUFFER(view).len
@@ -425,7 +425,7 @@ ctypedef int (*WriteCall)(RangeEntry entry, uint64_t address, const uint8_t *dat
 cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Read into a writable buffer; `NoDeviceError` leaves it unchanged."""
     cdef Memory memory
-    cdef object view = open_memory(ranges.space, data, True, &memory)
+    cdef object view = open_memory(ranges, data, True, &memory)
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
@@ -450,7 +450,7 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
 cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object data) except -1:
     """Write from a buffer."""
     cdef Memory memory
-    cdef object view = open_memory(ranges.space, data, False, &memory)
+    cdef object view = open_memory(ranges, data, False, &memory)
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
