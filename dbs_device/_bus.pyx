@@ -687,6 +687,16 @@ cdef class IoManager:
         """
         return tables_of(self)
 
+    def mapped_ranges(self):
+        """Return the ranges of both spaces at one moment, MMIO first, each space sorted by base. O(ranges).
+
+        Returns
+        -------
+        tuple of MappedRange
+            Space, base, last, device and name of each.
+        """
+        return all_ranges(self)
+
     def format_map(self):
         """Return a table of both address spaces, sorted by address: range in hex, size, device, and the gaps between.
 

@@ -22,9 +22,12 @@ from dbs_device import (
     Mutex,
     NativeDevice,
     NoDeviceError,
+    Resource,
+    Space,
     UnhandledSpaceWarning,
     entry_point_addresses,
 )
+from dbs_device.trace import TraceRecorder
 
 # ----------------------------------------------------------------------------- notes
 
@@ -462,3 +465,35 @@ def test_unowned_accesses_of_a_guest_are_counted_by_its_manager(caplog):
         "unowned PIO read of 1 byte at 0x77",
     ]
     assert manager.unowned_accesses == 3
+
+
+# ----------------------------------------------------------------------------- in traces
+
+
+def test_a_trace_calls_ranges_by_the_names_of_their_devices():
+    manager = IoManager(open_bus=0)
+    named = DeviceIo()
+    manager.register_device_io(named, [Resource.MmioAddressRange(0x1000, 16), Resource.PioAddressRange(0x60, 1)], "kbd")
+    manager.register_device_io(DeviceIo(), [Resource.MmioAddressRange(0x2000, 16)])
+    manager.register_device_io(DeviceIo(), [Resource.MmioAddressRange(0x3000, 16)], "kbd")
+    recorder = TraceRecorder(manager)
+    recorder.mmio_load(0x1000, 4)
+    ranges = recorder.trace.ranges
+    assert [(each.space, each.base, each.name) for each in ranges] == [
+        (Space.PIO, 0x60, "kbd"),
+        (Space.MMIO, 0x1000, "kbd"),
+        (Space.MMIO, 0x2000, "DeviceIo"),
+        (Space.MMIO, 0x3000, "kbd#2"),
+    ]
+
+
+def test_the_mapped_ranges_of_a_moment_have_names():
+    manager = IoManager()
+    device = DeviceIo()
+    manager.register_device_io(
+        device, [Resource.MmioAddressRange(0x1000, 16), Resource.PioAddressRange(0x60, 1)], "kbd"
+    )
+    assert manager.mapped_ranges() == (
+        (Space.MMIO, 0x1000, 0x100F, device, "kbd"),
+        (Space.PIO, 0x60, 0x60, device, "kbd"),
+    )

@@ -153,12 +153,6 @@ cdef class Bus:
         cdef RangeEntry entry
         return tuple([entry.device for entry in self.table().entries])
 
-    @property
-    def names(self):
-        """tuple of (str or None) : the name of the owner of each range, in the order of `bases`. O(ranges)."""
-        cdef RangeEntry entry
-        return tuple([entry.name for entry in self.table().entries])
-
     def __len__(self):
         return self.table().ranges.count
 

@@ -449,17 +449,16 @@ def _range_indices(accesses: NDArray[np.void], ranges: tuple[TraceRange, ...]) -
 
 
 def ranges_of(manager: IoManager) -> tuple[TraceRange, ...]:
-    """Return the ranges registered on a manager now, named by the types of their devices."""
-    names: dict[int, str] = {}
+    """Return the ranges registered on a manager now, by the names of their devices, or else by their types."""
+    names: dict[tuple[int, str], str] = {}
     namesakes: Counter[str] = Counter()
     ranges = []
-    rows = [(Space.PIO, *row) for row in manager.pio_bus] + [(Space.MMIO, *row) for row in manager.mmio_bus]
-    for space, base, last, device in rows:
-        if id(device) not in names:
-            name = type(device._device if isinstance(device, Mutex) else device).__name__
+    for space, base, last, device, registered_name in sorted(manager.mapped_ranges(), key=lambda each: each[:2]):
+        name = registered_name or type(device._device if isinstance(device, Mutex) else device).__name__
+        if (id(device), name) not in names:
             namesakes[name] += 1
-            names[id(device)] = name if namesakes[name] == 1 else f"{name}#{namesakes[name]}"
-        ranges.append(TraceRange(space, base, last, names[id(device)]))
+            names[id(device), name] = name if namesakes[name] == 1 else f"{name}#{namesakes[name]}"
+        ranges.append(TraceRange(space, base, last, names[id(device), name]))
     return tuple(ranges)
 
 
