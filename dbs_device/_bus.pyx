@@ -49,7 +49,7 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import check_range, render_map, same_map, trapped_ranges
+from ._engine.address_map import MappedRange, check_range, render_map, same_map, trapped_ranges
 from ._engine.unowned import UnownedAccesses
 from .address import Space
 from .errors import format_count
@@ -743,7 +743,8 @@ cdef class IoManager:
         options, ranges, attributes = state
         IoManager.__init__(self, **options)
         entries = []
-        for space, base, last, device, name in ranges:  # of a pickle, which may be damaged
+        for each in ranges:  # of a pickle, which may be damaged
+            space, base, last, device, name = MappedRange(*each)
             space = Space(space)
             check_range(space, base, last)
             check_device(device)
