@@ -49,10 +49,13 @@ def test_a_bank_does_what_the_model_does(seed, spaces, data):
                 peeked = bank.peek(offset, size).to_bytes(size, plan.byteorder)
             buffer = bytearray(size)
             read(offset, buffer)
-            straight = model.page
+            page, values = model.page, model.register_values()
             assert buffer == model.read(offset, size)
-            # A page that the read itself has switched is what a peek cannot show.
-            if peeked is not None and straight == model.page:
+            # A peek cannot show what the first of several registers does to the others: a page that its read switches,
+            # or side effects on a register that the access reaches again, by an alias.
+            is_one_register = any((place.offset, place.size) == (offset, size) for place in model.places)
+            is_unchanged = model.register_values() == values
+            if peeked is not None and page == model.page and (is_one_register or is_unchanged):
                 assert peeked == buffer
         assert list(bank.save_state()["registers"].values()) == model.register_values()
     state = bank.save_state()
