@@ -60,6 +60,10 @@ PyObject *run_cpus(PyObject *, PyObject *arguments) {
         PyList_SET_ITEM(list, static_cast<Py_ssize_t>(i), PyLong_FromUnsignedLongLong(done[i]));
     }
     PyObject *error = api->pop_exception(handle.get());
+    // Other CPUs may have had an access in progress when the first one failed.
+    while (PyObject *later = api->pop_exception(handle.get())) {
+        Py_DECREF(later);
+    }
     return Py_BuildValue("(NN)", list, error == nullptr ? Py_NewRef(Py_None) : error);
 }
 
