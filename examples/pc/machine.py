@@ -9,10 +9,10 @@ from pathlib import Path
 
 from unicorn import UC_PROT_EXEC, UC_PROT_READ
 
+from dbs_device.clock import NS_PER_SECOND, Clock, CountedClock
 from dbs_device.unicorn import attach
 
 from .board import Board
-from .clock import NS_PER_SECOND, Clock, CountedClock
 from .cpu import Connect, Processor
 from .devices.ata import AtaDisk
 from .devices.common import ByteSink

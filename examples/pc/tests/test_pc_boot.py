@@ -17,10 +17,10 @@ pytest.importorskip("rich", reason="the summary of the example PC is printed wit
 
 
 from dbs_device import IoManager
+from dbs_device.clock import HostClock
 from dbs_device.trace import Trace, TraceRecorder
 from dbs_device.unicorn import attach
 from examples.pc.__main__ import main
-from examples.pc.clock import WallClock
 from examples.pc.cpu import Connect, UnsupportedInterruptError, connect_by_callbacks
 from examples.pc.devices.ata import AtaDisk
 from examples.pc.machine import BOOT_SECTOR, DEBIAN_ROM, DEBIAN_VGABIOS, Machine, open_disk
@@ -133,7 +133,7 @@ class TestBoot:
             assert np.array_equal(first.accesses[field], second.accesses[field])
 
     def test_wall_time(self) -> None:
-        run = boot(clock=WallClock())
+        run = boot(clock=HostClock())
         assert (run.machine.stopped, run.console.splitlines()[-1]) == ("power off", LINE)
 
 
