@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from dbs_device.unicorn import attach
 from .cpu import Connect, connect_by_callbacks
 from .machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine, ignore, open_disk
 from .terminal import PlainText
+from .unicorn_processor import UnicornProcessor
 
 BUSES: dict[str, Connect] = {"attach": attach, "callbacks": connect_by_callbacks}
 
@@ -43,7 +45,7 @@ def build_machine(options: argparse.Namespace) -> Machine:
         clock=HostClock() if options.wall_time else CountedClock(),
         serial=ignore if options.log else console.put,
         debug=console.put if options.log else ignore,
-        connect=BUSES[options.bus],
+        processor=functools.partial(UnicornProcessor, connect=BUSES[options.bus]),
     )
 
 
