@@ -220,13 +220,11 @@ class TestGuests:
 
     def test_stop_between_two_runs_ends_the_next_one_at_once(self) -> None:
         machine = Machine(DEBIAN_ROM.read_bytes())
-        machine.run(0.001)
-        accesses = sum(meter.reads + meter.writes for meter in machine.board.meters)
         machine.processor.stop()
         machine.run(1)
-        assert sum(meter.reads + meter.writes for meter in machine.board.meters) == accesses > 0
-        machine.run(0.001)
-        assert sum(meter.reads + meter.writes for meter in machine.board.meters) > accesses
+        assert machine.clock.read() < 1e6
+        machine.run(0.01)
+        assert machine.clock.read() > 1e7
 
     def test_interrupt_in_protected_mode_is_refused(self) -> None:
         protected = boot_sector("""
