@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from dbs_device import DeviceResources, IoManager, Transaction
+from dbs_device.clock import Clock
 
-from .clock import Clock
 from .devices.acpi_pm import AcpiPm
 from .devices.apm import ApmPorts
 from .devices.ata import AtaDisk, IdeChannel

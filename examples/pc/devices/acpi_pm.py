@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dbs_device.address import PioAddress
+from dbs_device.clock import NS_PER_SECOND, Clock
 from dbs_device.resources import DeviceResources, Resource
 
-from ..clock import NS_PER_SECOND, Clock
 from .common import PcDevice
 
 __all__ = ["AcpiPm"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dbs_device.clock import NS_PER_SECOND, Clock, Timer
 from dbs_device.resources import Resource
 
-from ..clock import NS_PER_SECOND, Clock, Timer
 from .common import IsaDevice
 
 __all__ = ["PIT_FREQUENCY", "Counter", "Pit8254"]

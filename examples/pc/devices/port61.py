@@ -5,9 +5,9 @@ Datasheet: Intel 82371AB (PIIX4), "NMISC, NMI status and control"; IBM PC/AT Tec
 
 from __future__ import annotations
 
+from dbs_device.clock import Clock
 from dbs_device.resources import Resource
 
-from ..clock import Clock
 from .common import IsaDevice
 from .pit8254 import Pit8254
 

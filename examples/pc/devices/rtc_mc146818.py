@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from dbs_device.clock import NS_PER_SECOND, Clock, Timer
 from dbs_device.resources import Resource
 
-from ..clock import NS_PER_SECOND, Clock, Timer
 from .common import IrqLine, IsaDevice
 
 __all__ = ["CmosRtc"]

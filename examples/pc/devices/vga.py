@@ -6,9 +6,9 @@ Datasheet: IBM PS/2 Hardware Interface Technical Reference, "Video subsystem"; t
 from __future__ import annotations
 
 from dbs_device.address import IoAddress
+from dbs_device.clock import Clock
 from dbs_device.resources import DeviceResources, Resource
 
-from ..clock import Clock
 from .common import IsaDevice
 
 __all__ = ["Vga"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from examples.pc.clock import CountedClock
+from dbs_device.clock import CountedClock
 from examples.pc.devices.acpi_pm import AcpiPm
 from examples.pc.tests.pc_helpers import make_every_byte_access, on_bus
 

@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 
 from dbs_device import DeviceOverlapError, MappedRange
+from dbs_device.clock import CountedClock
 from examples.pc.board import Board
-from examples.pc.clock import CountedClock
 
 PM_FUNCTION = 0x8000_0B00
 HOST_BRIDGE = 0x8000_0000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.pc.clock import CountedClock
+from dbs_device.clock import CountedClock
 from examples.pc.devices.pit8254 import PIT_FREQUENCY, Pit8254
 from examples.pc.devices.port61 import SystemControlPortB
 from examples.pc.tests.pc_helpers import make_every_byte_access, on_bus

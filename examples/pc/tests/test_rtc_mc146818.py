@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from examples.pc.clock import CountedClock
+from dbs_device.clock import CountedClock
 from examples.pc.devices.rtc_mc146818 import CmosRtc
 from examples.pc.tests.pc_helpers import make_every_byte_access, on_bus
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.pc.clock import CountedClock
+from dbs_device.clock import CountedClock
 from examples.pc.devices.vga import Vga
 from examples.pc.tests.pc_helpers import on_bus
 
