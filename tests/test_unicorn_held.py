@@ -1,4 +1,4 @@
-"""The range tables that the Unicorn bridge holds: replaced when the ranges change, and let go as soon as they can be."""
+"""The range tables that the Unicorn bridge holds: replaced when the ranges change, and let go when they can be."""
 
 from __future__ import annotations
 
