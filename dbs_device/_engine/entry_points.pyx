@@ -8,7 +8,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from .access cimport c_load, c_store, is_integer_size, unowned_load, wrong_size_raised
-from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
+from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, set_public_name
 from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
@@ -38,11 +38,19 @@ cdef extern from "dbs_device.h" nogil:
     uint32_t DBS_DEVICE_ABI_VERSION
 
 
-# A handle of the C interface has a context of its own.
-cdef struct OwnedHandle:
-    Handle handle
-    Context context
+cdef enum Operation:
+    MMIO_LOAD
+    MMIO_STORE
+    PIO_IN
+    PIO_OUT
+
+
+cdef struct Handle:
     PyObject *owner  # the CallbackHandle that it is part of
+    PyObject *published  # a PublishedTables
+    uint64_t base
+    PyObject *exceptions  # a list
+    dbs_hint pending  # length of the list, to be read without the GIL
 
 
 # ----------------------------------------------------------------------------- accesses
@@ -77,41 +85,35 @@ cdef inline int make_access(
 
     The result is that of the accesses in ``access.pxd``.
     """
-    cdef PyObject *published = handle.context.published
+    cdef PyObject *published = handle.published
     cdef PyObject *tables = pin(<PublishedTables>published)
     cdef int result = access_tables(handle, <IoTables>tables, operation, address, size, value)
     unpin(<PublishedTables>published, tables)
     return result
 
 
-cdef int latch(Context *context, object error) except -1:
-    """Add an exception to the pending ones, and have the emulator stopped."""
-    (<list>context.exceptions).append(error)
-    dbs_hint_store(&context.pending, len(<list>context.exceptions))
-    if context.stop != NULL:
-        context.stop(context.stop_argument)
-    return 0
-
-
-cdef object pop_oldest(Context *context):
+cdef object pop_oldest(Handle *handle):
     """Remove and return the oldest pending exception; None if there is none."""
-    cdef list exceptions = <list>context.exceptions
+    cdef list exceptions = <list>handle.exceptions
     if not exceptions:
         return None
     error = exceptions.pop(0)
-    dbs_hint_store(&context.pending, len(exceptions))
+    dbs_hint_store(&handle.pending, len(exceptions))
     return error
 
 
 cdef int exception_is_set() except -1:
+    """Raise the exception that is set."""
     return -1
 
 
-cdef int latch_exception_that_is_set(Context *context) noexcept with gil:
+cdef int latch_exception_that_is_set(Handle *handle) noexcept with gil:
+    cdef list exceptions = <list>handle.exceptions
     try:
         exception_is_set()
     except BaseException as error:
-        latch(context, error)
+        exceptions.append(error)
+        dbs_hint_store(&handle.pending, len(exceptions))
     return 0
 
 
@@ -135,16 +137,14 @@ cdef inline uint64_t latching_access(
     In each of the four functions below the operation is a constant, and this is one path without a switch.
     """
     cdef int result
-    if dbs_hint_load(&handle.context.pending) != 0:
+    if dbs_hint_load(&handle.pending) != 0:
         return 0
     if PyGILState_GetThisThreadState() == NULL:
         return access_with_gil(handle, operation, address, size, value)
     result = make_access(handle, operation, address, size, &value)
     if result == -1:
-        latch_exception_that_is_set(handle.context)
+        latch_exception_that_is_set(handle)
         return 0
-    if result == 1 and handle.context.unowned != NULL:
-        handle.context.unowned(handle.context, operation, address + handle.base, size)
     return value
 
 
@@ -201,11 +201,11 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
 cdef void *create(PyObject *manager, uint64_t base) except NULL:
     cdef CallbackHandle owner = CallbackHandle(<object>manager, base)
     Py_INCREF(owner)
-    return &owner.owned
+    return &owner.handle
 
 
 cdef void destroy(void *handle) noexcept:
-    Py_DECREF(<object>(<OwnedHandle *>handle).owner)
+    Py_DECREF(<object>(<Handle *>handle).owner)
 
 
 cdef void report_unraisable(object error, object owner) noexcept:
@@ -215,7 +215,7 @@ cdef void report_unraisable(object error, object owner) noexcept:
 
 
 cdef PyObject *pop_exception(void *handle) noexcept:
-    error = pop_oldest((<Handle *>handle).context)
+    error = pop_oldest(<Handle *>handle)
     if error is None:
         return NULL
     Py_INCREF(error)
@@ -223,7 +223,7 @@ cdef PyObject *pop_exception(void *handle) noexcept:
 
 
 cdef int has_exception(void *handle) noexcept nogil:
-    return dbs_hint_load(&(<Handle *>handle).context.pending) != 0
+    return dbs_hint_load(&(<Handle *>handle).pending) != 0
 
 
 cdef dbs_device_api api = dbs_device_api(
@@ -303,26 +303,25 @@ cdef class CallbackHandle:
     cdef object manager
     cdef PublishedTables published
     cdef list exceptions
-    cdef OwnedHandle owned
+    cdef Handle handle
 
     def __cinit__(self, manager, uint64_t base=0):
         self.exceptions = []
         self.published = published_tables_of(manager)
         self.manager = manager
-        self.owned.owner = <PyObject *>self
-        self.owned.context.published = <PyObject *>self.published
-        self.owned.context.exceptions = <PyObject *>self.exceptions
-        self.owned.handle.context = &self.owned.context
-        self.owned.handle.base = base
+        self.handle.owner = <PyObject *>self
+        self.handle.published = <PyObject *>self.published
+        self.handle.base = base
+        self.handle.exceptions = <PyObject *>self.exceptions
 
     def __dealloc__(self):
-        while self.owned.owner != NULL and self.exceptions:  # NULL: its arguments were wrong
+        while self.handle.owner != NULL and self.exceptions:  # NULL: its arguments were wrong
             report_unraisable(self.exceptions.pop(0), self.manager)
 
     @property
     def address(self):
         """int : what the entry points take as their handle."""
-        return <uintptr_t>&self.owned
+        return <uintptr_t>&self.handle
 
     def pop_exception(self):
         """Remove and return the oldest pending exception. While one is pending, no device is called through the handle.
@@ -332,7 +331,7 @@ cdef class CallbackHandle:
         BaseException or None
             With its traceback.
         """
-        return pop_oldest(&self.owned.context)
+        return pop_oldest(&self.handle)
 
 
 set_public_name(CallbackHandle, b"dbs_device.CallbackHandle")
