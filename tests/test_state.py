@@ -21,6 +21,7 @@ from machine import Card, Machine
 from dbs_device import DeviceIo, DeviceIoMut, DuplicateDeviceError, Mutex, Resource
 from dbs_device.clock import CountedClock
 from dbs_device.interrupts import IrqLine
+from dbs_device.memory import Ram
 from dbs_device.registers import RW, Flag, Interrupt, Register, RegisterBank
 from dbs_device.state import AttributeState, DeviceState, MachineState, StateError, Stateful
 
@@ -436,6 +437,20 @@ def test_protocol():
     assert isinstance(Uart(), Stateful)
     assert isinstance(CountedClock(), Stateful)
     assert not isinstance(DeviceIo(), Stateful)
+
+
+def test_memory_has_a_state(tmp_path):
+    ram, other = Ram(0x10000), Ram(0x10000)
+    ram.view[0x1234] = 5
+    state = round_trip(MachineState.of({"ram": ram}), tmp_path / "machine.npz")
+    state.restore({"ram": other})
+    assert other.view == ram.view
+    latch = Latch(1)
+    with pytest.raises(
+        StateError, match=r"'ram', Ram \(version 1\), refuses its state: the state has 65536 bytes, .* 4096"
+    ):
+        MachineState.of({"ram": ram, "latch": Latch(2)}).restore({"latch": latch, "ram": Ram(0x1000)})
+    assert latch.value == 1
 
 
 # -- a device manager
