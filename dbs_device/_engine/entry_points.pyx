@@ -5,11 +5,13 @@ from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 
-from .access cimport c_load, c_store, is_integer_size, unowned_load, wrong_size_raised
+from .access cimport c_load, c_store, is_integer_size, ranges_of, raise_unowned, unowned_load, wrong_size_raised
+from .batch cimport in_string, out_string
 from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
-from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
+from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, current_tables, pin, published_tables_of, unpin
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
 
@@ -34,6 +36,9 @@ cdef extern from "dbs_device.h" nogil:
         void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept
         uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle) noexcept
         void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept
+        size_t (*pio_in_string)(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept
+        size_t (*pio_out_string)(void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count) noexcept
+        void (*refuse_unowned)(void *handle, int refuse) noexcept
     const char *DBS_DEVICE_CAPSULE
     uint32_t DBS_DEVICE_ABI_VERSION
 
@@ -127,6 +132,17 @@ cdef uint64_t access_with_gil(
         return access(handle, operation, address, size, value)
 
 
+cdef void latch_unowned(Context *context, Operation operation, uint64_t address, size_t size) noexcept with gil:
+    """Latch the exception of an unowned access, unless the bus is open."""
+    cdef IoTables tables = current_tables(context.published)
+    cdef SpaceId space = MMIO if operation in (MMIO_LOAD, MMIO_STORE) else PIO
+    try:
+        if tables.options.open_bus < 0:
+            raise_unowned(tables, ranges_of(tables, space), address, size)
+    except BaseException as error:
+        latch(context, error)
+
+
 cdef inline uint64_t latching_access(
     Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value
 ) noexcept nogil:
@@ -193,6 +209,81 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
     pio_out(handle, port, <unsigned>size, value)
 
 
+# ----------------------------------------------------------------------------- strings
+
+
+cdef inline int string_on(
+    Handle *handle, Operation operation, uint64_t port, unsigned size, uint8_t *data, size_t count, size_t *done
+) noexcept nogil:
+    """Make the next items, on the tables that the manager has now."""
+    cdef PyObject *tables = pin(<PublishedTables>handle.context.published)
+    cdef int result
+    if operation == PIO_IN:
+        result = in_string(<PublishedTables>handle.context.published, <IoTables>tables, port, size, data, count, done)
+    else:
+        result = out_string(<PublishedTables>handle.context.published, <IoTables>tables, port, size, data, count, done)
+    unpin(<PublishedTables>handle.context.published, tables)
+    return result
+
+
+cdef size_t string_with_gil(
+    Handle *handle, Operation operation, uint64_t port, unsigned size, uint8_t *data, size_t count
+) noexcept with gil:
+    """Do so on a thread that Python does not know, for the reason that `access_with_gil` has."""
+    with nogil:
+        return string(handle, operation, port, size, data, count)
+
+
+cdef size_t string(
+    Handle *handle, Operation operation, uint64_t port, unsigned size, uint8_t *data, size_t count
+) noexcept nogil:
+    """Make the accesses of a string until an exception is pending; return how many were made."""
+    cdef size_t done = 0
+    cdef int result
+    if PyGILState_GetThisThreadState() == NULL:
+        return string_with_gil(handle, operation, port, size, data, count)
+    if operation == PIO_IN:
+        memset(data, 0, count * size)
+    while done < count and dbs_hint_load(&handle.context.pending) == 0:
+        result = string_on(handle, operation, port, size, data, count, &done)
+        if result == -1:
+            latch_exception_that_is_set(handle.context)
+        elif result == 1:
+            count_unowned_item(handle, operation, port, size, &done)
+    if operation == PIO_IN:
+        memset(data + done * size, 0, (count - done) * size)  # what a device wrote before it failed
+    return done
+
+
+cdef int count_unowned_item(
+    Handle *handle, Operation operation, uint64_t port, unsigned size, size_t *done
+) noexcept nogil:
+    """Count an item as done that no device owns, unless the handle refuses those."""
+    if handle.context.unowned != NULL:
+        handle.context.unowned(handle.context, operation, port, size)
+        if dbs_hint_load(&handle.context.pending) != 0:
+            return 0
+    done[0] += 1
+    return 0
+
+
+cdef size_t pio_in_string(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept nogil:
+    return string(<Handle *>handle, PIO_IN, port, size, data, count)
+
+
+cdef size_t pio_out_string(
+    void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count
+) noexcept nogil:
+    return string(<Handle *>handle, PIO_OUT, port, size, <uint8_t *>data, count)
+
+
+cdef void refuse_unowned(void *handle, int refuse) noexcept nogil:
+    if refuse:
+        (<Handle *>handle).context.unowned = latch_unowned
+    else:
+        (<Handle *>handle).context.unowned = NULL
+
+
 # ----------------------------------------------------------------------------- handles
 
 
@@ -241,6 +332,9 @@ cdef dbs_device_api api = dbs_device_api(
     uc_mmio_store,
     uc_pio_in,
     uc_pio_out,
+    pio_in_string,
+    pio_out_string,
+    refuse_unowned,
 )
 
 c_api = PyCapsule_New(&api, DBS_DEVICE_CAPSULE, NULL)
@@ -258,7 +352,8 @@ def entry_point_addresses():
     Returns
     -------
     dict of str to int
-        By name: mmio_load, mmio_store, pio_in, pio_out, and the same with ``uc_`` before them.
+        By name: mmio_load, mmio_store, pio_in, pio_out, the same with ``uc_`` before them, pio_in_string,
+        pio_out_string and refuse_unowned.
     """
     return {
         "mmio_load": <uintptr_t>&mmio_load,
@@ -269,6 +364,9 @@ def entry_point_addresses():
         "uc_mmio_store": <uintptr_t>&uc_mmio_store,
         "uc_pio_in": <uintptr_t>&uc_pio_in,
         "uc_pio_out": <uintptr_t>&uc_pio_out,
+        "pio_in_string": <uintptr_t>&pio_in_string,
+        "pio_out_string": <uintptr_t>&pio_out_string,
+        "refuse_unowned": <uintptr_t>&refuse_unowned,
     }
 
 
