@@ -43,7 +43,7 @@ from ._engine.tables cimport (
     pin,
     unpin,
 )
-from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries
+from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries, ranges_to_remove
 
 import copyreg
 import functools
@@ -51,7 +51,8 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import MappedRange, check_range, render_map, same_map, trapped_ranges
+from ._engine.address_map import MappedRange, check_range, render_map, same_map
+from ._engine.public import set_attributes
 from ._engine.unowned import UnownedAccesses
 from .address import Space
 from .errors import format_count
@@ -69,17 +70,6 @@ cdef tuple all_ranges(IoManager manager):
     """Return a consistent snapshot of the ranges of both spaces, as MappedRange."""
     cdef Tables tables = tables_of(manager)
     return mapped_ranges(list(tables.mmio.entries + tables.pio.entries))
-
-
-cdef int set_attributes(object instance, object state) except -1:
-    """Set the attributes that `object.__getstate__` returned for the original: the __dict__, and slots if any."""
-    attributes, slots = state if isinstance(state, tuple) else (state, None)
-    if attributes:
-        instance.__dict__.update(attributes)
-    if slots:
-        for name, value in slots.items():
-            setattr(instance, name, value)
-    return 0
 
 
 @cython.no_gc_clear  # C code reads `_published` without a check; ManagerState is cleared in its place
@@ -519,7 +509,8 @@ cdef class IoManager:
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those other than PIO and MMIO ranges are ignored.
+            Those other than PIO and MMIO ranges are ignored. Memory (`dbs_device.memory.Ram` and `Rom`) is also mapped
+            to `MemAddressRange` resources.
         name : str, optional
             The device's name in the map, errors, notes and traces.
 
@@ -528,7 +519,7 @@ cdef class IoManager:
         DeviceOverlapError
             A range overlaps a registered one, or another one of `resources`.
         InvalidRangeError
-            A range is empty, or runs past the end of its space.
+            A range is empty, runs past the end of its space, or is larger than the memory to be mapped there.
         TransactionError
             This thread has a transaction open.
         TypeError
@@ -555,8 +546,8 @@ cdef class IoManager:
         Parameters
         ----------
         resources : iterable of Resource
-            Each range must be registered with the same base and size. Resources other than PIO and MMIO ranges are
-            ignored.
+            Each range must be registered with the same base and size. A `MemAddressRange` unmaps memory that is
+            registered with this base and size, and is ignored otherwise, as all other resources are.
 
         Raises
         ------
@@ -569,7 +560,7 @@ cdef class IoManager:
         TypeError
             `resources` holds something other than resources.
         """
-        cdef list ranges = trapped_ranges(resources)
+        cdef tuple ranges = ranges_to_remove(resources)
         cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.remove_ranges(ranges)

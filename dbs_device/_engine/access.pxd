@@ -54,6 +54,14 @@ cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
     return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
 
 
+cdef inline size_t aligned_piece(uint64_t offset, size_t size, size_t largest) noexcept nogil:
+    """Return the size of the naturally aligned integer at `offset` with which an access of `size` bytes begins."""
+    cdef size_t piece = largest
+    while piece > size or offset & (piece - 1) != 0:
+        piece >>= 1
+    return piece
+
+
 cdef size_t size_of_any(object value, SpaceId space) except 0
 
 

@@ -484,12 +484,8 @@ cdef inline bint is_big(RangeEntry entry, bint big) noexcept:
     return big if entry.byte_order == BUS_ORDER else entry.byte_order == BIG_ENDIAN
 
 
-cdef inline size_t aligned_piece(uint64_t offset, size_t size, SpaceId space) noexcept:
-    """Return the size of the naturally aligned integer at `offset` with which an access of `size` bytes begins."""
-    cdef size_t piece = 4 if space == PIO else 8
-    while piece > size or offset & (piece - 1) != 0:
-        piece >>= 1
-    return piece
+cdef inline size_t largest_integer(SpaceId space) noexcept nogil:
+    return 4 if space == PIO else 8
 
 
 cdef int load_bytes(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
@@ -510,7 +506,7 @@ cdef int store_bytes(RangeEntry entry, uint64_t address, const uint8_t *data, si
 cdef int load_each_piece(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
     cdef size_t piece, done = 0
     while done < size:
-        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        piece = aligned_piece(address - entry.base + done, size - done, largest_integer(entry.space))
         load_bytes(entry, address + done, data + done, piece, big)
         done += piece
     return 0
@@ -519,7 +515,7 @@ cdef int load_each_piece(RangeEntry entry, uint64_t address, uint8_t *data, size
 cdef int store_each_piece(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
     cdef size_t piece, done = 0
     while done < size:
-        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        piece = aligned_piece(address - entry.base + done, size - done, largest_integer(entry.space))
         store_bytes(entry, address + done, data + done, piece, big)
         done += piece
     return 0
