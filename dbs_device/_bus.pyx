@@ -9,6 +9,7 @@ of a native device, the bound handlers of a Python device. ``_engine/access`` ca
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ._engine.access cimport (
     address_of,
@@ -20,10 +21,11 @@ from ._engine.access cimport (
     read_buffer,
     size_of,
     store,
+    unowned_is_served,
     value_of,
     write_buffer,
 )
-from ._engine.batch cimport Batch, new_batch
+from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.platform cimport set_public_name
 from ._engine.tables cimport (
@@ -790,6 +792,29 @@ cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) 
 
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
     return c_write(<Tables>tables, PIO, port, data, size)
+
+
+cdef int c_pio_in_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    cdef int result = in_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+    if result == 1 and (<Tables>tables).options.open_bus < 0:
+        memset(data + done[0] * size, 0, size)
+    return result
+
+
+cdef int c_pio_out_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, const uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    return out_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+
+
+cdef int c_mmio_unowned(IoTables tables, uint64_t address, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, MMIO, address, size)
+
+
+cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, PIO, port, size)
 
 
 # ----------------------------------------------------------------------------- C: on a manager
