@@ -29,9 +29,14 @@ def new_machine(connect_name: str) -> Any:
     from dbs_device.unicorn import attach
     from examples.pc.cpu import connect_by_callbacks
     from examples.pc.machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine
+    from examples.pc.unicorn_processor import UnicornProcessor
 
     connect: Callable[..., Any] = attach if connect_name == "bridge" else connect_by_callbacks
-    return Machine(DEBIAN_ROM.read_bytes(), vgabios=DEBIAN_VGABIOS.read_bytes(), connect=connect)
+    return Machine(
+        DEBIAN_ROM.read_bytes(),
+        vgabios=DEBIAN_VGABIOS.read_bytes(),
+        processor=functools.partial(UnicornProcessor, connect=connect),
+    )
 
 
 def boot(machine: Any) -> float:

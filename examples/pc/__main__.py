@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dbs_device.clock import CountedClock, HostClock
 from dbs_device.unicorn import attach
 
-from .clock import CountedClock, WallClock
 from .cpu import Connect, connect_by_callbacks
 from .machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine, ignore, open_disk
 from .terminal import PlainText
+from .unicorn_processor import UnicornProcessor
 
 BUSES: dict[str, Connect] = {"attach": attach, "callbacks": connect_by_callbacks}
 
@@ -40,10 +42,10 @@ def build_machine(options: argparse.Namespace) -> Machine:
         options.rom.read_bytes(),
         vgabios=options.vgabios.read_bytes(),
         disk=open_disk(options.disk) if options.disk else None,
-        clock=WallClock() if options.wall_time else CountedClock(),
+        clock=HostClock() if options.wall_time else CountedClock(),
         serial=ignore if options.log else console.put,
         debug=console.put if options.log else ignore,
-        connect=BUSES[options.bus],
+        processor=functools.partial(UnicornProcessor, connect=BUSES[options.bus]),
     )
 
 

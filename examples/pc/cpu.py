@@ -1,4 +1,4 @@
-"""The processor: a Unicorn x86 CPU, with the interrupts that Unicorn leaves to its users.
+"""A Unicorn x86 CPU, with the interrupts that Unicorn leaves to its users.
 
 Unicorn has no interrupt lines, and reports an INT instruction instead of executing it. Both kinds of interrupt are
 delivered here, as in real mode; firmware and boot sectors need no other.
@@ -34,7 +34,7 @@ from unicorn.x86_const import (
 from dbs_device import IoManager
 from dbs_device.trace import TraceRecorder
 
-__all__ = ["Bridge", "Connect", "Processor", "UnsupportedInterruptError", "connect_by_callbacks"]
+__all__ = ["Bridge", "Connect", "Cpu", "UnsupportedInterruptError", "connect_by_callbacks"]
 
 PAGE_SIZE = 0x1000
 NEVER = 0xFFFF_FFFF  # not the address of an instruction
@@ -100,7 +100,7 @@ class _CallbackBridge:
         self.emu_start = uc.emu_start
 
 
-class Processor:
+class Cpu:
     """An x86 CPU that starts at the reset vector, with its physical memory.
 
     Parameters

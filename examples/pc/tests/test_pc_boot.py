@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import subprocess
@@ -17,14 +18,16 @@ pytest.importorskip("rich", reason="the summary of the example PC is printed wit
 
 
 from dbs_device import IoManager
+from dbs_device.clock import HostClock
+from dbs_device.devices.ata import AtaDisk
 from dbs_device.trace import Trace, TraceRecorder
 from dbs_device.unicorn import attach
 from examples.pc.__main__ import main
-from examples.pc.clock import WallClock
 from examples.pc.cpu import Connect, UnsupportedInterruptError, connect_by_callbacks
-from examples.pc.devices.ata import AtaDisk
 from examples.pc.machine import BOOT_SECTOR, DEBIAN_ROM, DEBIAN_VGABIOS, Machine, open_disk
+from examples.pc.processor import NewProcessor
 from examples.pc.terminal import PlainText
+from examples.pc.unicorn_processor import UnicornProcessor
 from examples.tests.running import output_of
 
 LINE = "Hello from a boot sector: this disk, screen and power switch are Python."
@@ -51,6 +54,10 @@ class Run(NamedTuple):
         for byte in self.serial:
             console.put(byte)
         return stream.getvalue()
+
+
+def connected_by(connect: Connect) -> NewProcessor:
+    return functools.partial(UnicornProcessor, connect=connect)
 
 
 def boot(prepare: Callable[[Machine], None] = lambda machine: None, **options: Any) -> Run:
@@ -120,7 +127,7 @@ class TestBoot:
         assert untouched == {"SystemControlPortB", "DmaPages", "IoApic"}
 
     def test_unicorns_own_callbacks_make_no_difference_to_the_guest(self, run: Run) -> None:
-        other = boot(connect=connect_by_callbacks)
+        other = boot(processor=connected_by(connect_by_callbacks))
         assert (other.machine.stopped, other.serial, other.debug) == ("power off", run.serial, run.debug)
         assert [(repr(meter), meter.reads, meter.writes) for meter in other.machine.board.meters] == [
             (repr(meter), meter.reads, meter.writes) for meter in run.machine.board.meters
@@ -133,7 +140,7 @@ class TestBoot:
             assert np.array_equal(first.accesses[field], second.accesses[field])
 
     def test_wall_time(self) -> None:
-        run = boot(clock=WallClock())
+        run = boot(clock=HostClock())
         assert (run.machine.stopped, run.console.splitlines()[-1]) == ("power off", LINE)
 
 
@@ -144,7 +151,7 @@ def recorded_boot() -> Trace:
         recorders.append(TraceRecorder(manager))
         return connect_by_callbacks(uc, manager, recorders[0])
 
-    boot(connect=connect)
+    boot(processor=connected_by(connect))
     return recorders[0].trace
 
 
@@ -194,7 +201,8 @@ class TestGuests:
         """)
         run = boot(disk=date)
         assert run.machine.stopped == "halt"
-        assert run.machine.processor.uc.mem_read(0x600, 4) == bytes.fromhex("2420 2902")  # 2024-02-29
+        assert isinstance(run.machine.processor, UnicornProcessor)
+        assert run.machine.processor.cpu.uc.mem_read(0x600, 4) == bytes.fromhex("2420 2902")  # 2024-02-29
 
     @pytest.mark.parametrize(
         "code",
@@ -209,6 +217,14 @@ class TestGuests:
         for seconds in (0.5, 1.0):
             assert machine.run(0.5) is None
             assert seconds * 1e9 <= machine.clock.read() < (seconds + 0.1) * 1e9
+
+    def test_stop_between_two_runs_ends_the_next_one_at_once(self) -> None:
+        machine = Machine(DEBIAN_ROM.read_bytes())
+        machine.processor.stop()
+        machine.run(1)
+        assert machine.clock.read() < 1e6
+        machine.run(0.01)
+        assert machine.clock.read() > 1e7
 
     def test_interrupt_in_protected_mode_is_refused(self) -> None:
         protected = boot_sector("""
@@ -228,7 +244,7 @@ class TestGuests:
         def fail(byte: int) -> None:
             raise PowerCutError
 
-        machine = Machine(DEBIAN_ROM.read_bytes(), debug=fail, connect=connect)
+        machine = Machine(DEBIAN_ROM.read_bytes(), debug=fail, processor=connected_by(connect))
         with pytest.raises(PowerCutError):
             machine.run(GUEST_SECONDS)
 
