@@ -1,9 +1,9 @@
 """Pins: what keeps a published object alive for accesses without the GIL, which cannot take a reference to it.
 
 An access writes the address of the object where each publisher looks for it, and then checks that the object is still
-published: a hazard pointer (Michael, "Hazard Pointers: Safe Memory Reclamation for Lock-Free Objects", 2004). A publisher
-that finds the old object pinned takes a reference for that access, which drops it when it ends. So a publisher waits
-for no access, and an object is released when the last access that uses it ends.
+published: a hazard pointer (Michael, "Hazard Pointers: Safe Memory Reclamation for Lock-Free Objects", 2004). A
+publisher that finds the old object pinned takes a reference for that access, which drops it when it ends. So a
+publisher waits for no access, and an object is released when the last access that uses it ends.
 
 An access claims any free pin. It tries the one first that its thread claimed last, so that threads come to use pins of
 their own and write to no cache line of another.
@@ -127,8 +127,8 @@ cdef void release(PyObject *object) noexcept with gil:
     Py_DECREF(<object>object)
 
 
-# Pointers, so that the compiler does not inline what is called through them: `pin_object` and `unpin` then need not save
-# any registers, which is a twentieth of the time of an access.
+# Pointers, so that the compiler does not inline what is called through them: `pin_object` and `unpin` then need not
+# save any registers, which is a twentieth of the time of an access.
 cdef Pin pin_slowly = pin_with_another
 cdef Release release_slowly = <Release>release
 
