@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
 
 from ..errors import StateError
 
-__all__ = ["Irq", "Output", "Stateful", "check_state", "merge", "no_irq", "outputs", "word_bits"]
+__all__ = [
+    "ByteSink",
+    "Irq",
+    "Output",
+    "Stateful",
+    "check_state",
+    "merge",
+    "no_irq",
+    "outputs",
+    "seconds_since_1970",
+    "word_bits",
+]
 
 Irq: TypeAlias = Callable[[bool], object]
 """What a device calls with the level of an interrupt line. An `IrqLine` is one."""
+
+
+ByteSink: TypeAlias = Callable[[int], object]
+"""Receives the bytes of a character device."""
 
 
 class Stateful(Protocol):
@@ -59,6 +75,19 @@ def outputs(irqs: Sequence[Irq], count: int, what: str) -> list[Output]:
     if len(irqs) > count:
         raise ValueError(f"{len(irqs)} interrupt lines for {count} {what}")
     return [Output(irq) for irq in (*irqs, *[no_irq] * (count - len(irqs)))]
+
+
+def seconds_since_1970(date: datetime | None) -> int:
+    """Return a date as a Unix time; UTC if it has no time zone, the host's clock if it is None.
+
+    >>> seconds_since_1970(datetime(2000, 1, 1))
+    946684800
+    """
+    if date is None:
+        date = datetime.now(UTC)
+    elif date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return int(date.timestamp())
 
 
 def word_bits(value: int, offset: int, size: int, word: int) -> int:
