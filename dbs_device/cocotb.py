@@ -71,8 +71,8 @@ class DeviceRegion(Region):  # type: ignore[misc]  # cocotbext-axi has no types
     Notes
     -----
     The slave answers an access that fails with a bus error (SLVERR). That is all if no device owns the address, or a
-    bank refuses the access (`RegisterAccessError`). Any other exception is a defect of the model: it also fails the test
-    that is running, unchanged.
+    bank refuses the access (`RegisterAccessError`). Any other exception is a defect of the model: it also fails the
+    running test, unchanged.
 
     Examples
     --------
