@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ..clock import NS_PER_SECOND, Clock
 from ..registers import RO, WC, WO, Flag, Interrupt, Register, RegisterBank, on_read, on_write
-from ._common import Irq, check_state, seconds_since_1970
+from ._common import BankState, Irq, seconds_since_1970
 
 __all__ = ["GoldfishRtc"]
 
@@ -26,7 +26,7 @@ class Enable(Register, access=RO):
     ALARM = Flag(0)
 
 
-class GoldfishRtc(RegisterBank, size=0x1000):
+class GoldfishRtc(BankState, RegisterBank, size=0x1000):
     """The clock: nanoseconds since 1970, with an alarm.
 
     Parameters
@@ -64,7 +64,7 @@ class GoldfishRtc(RegisterBank, size=0x1000):
     CLEAR_INTERRUPT = Register(0x1C, access=WC, read=False, doc="any write clears the interrupt")
     irq = Interrupt(status=CLEAR_INTERRUPT, enable=IRQ_ENABLED)
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {"_offset": None, "_alarm": None}
 
     def __init__(self, *, clock: Clock, start: datetime | None = None, irq: Irq | None = None) -> None:
         self.clock = clock
@@ -119,19 +119,3 @@ class GoldfishRtc(RegisterBank, size=0x1000):
         with self._state_lock:
             self._alarm.cancel()
             self.ALARM_STATUS.value = 0
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers, which contain the alarm, and the date at the clock's zero."""
-        with self._state_lock:
-            return {"registers": super().save_state(), "offset": self._offset}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state; `StateError` if it does not fit. The interrupt line follows."""
-        checked = check_state(self, state)
-        with self._state_lock:
-            super().load_state(checked["registers"])
-            self._offset = checked["offset"]
-            if self.ALARM_STATUS.value:
-                self._set_alarm()
-            else:
-                self._alarm.cancel()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from ..registers import RO, UNIMPLEMENTED, WC, WO, Bits, Flag, Interrupt, Register, on_change, on_read, on_write
-from ._common import ByteSink, Irq, check_state
+from ._common import BankState, ByteSink, Irq
 from ._primecell import PrimeCell
 
 __all__ = ["Pl011"]
@@ -89,7 +89,7 @@ class InterruptMask(Register, access=RO):
     OE = Flag(10)
 
 
-class Pl011(PrimeCell, size=0x1000):
+class Pl011(BankState, PrimeCell, size=0x1000):
     """The chip, with a peer that accepts every byte at once.
 
     The guest is told of a byte below the trigger level by the receive timeout at once, since the line is idle then. Any
@@ -138,7 +138,7 @@ class Pl011(PrimeCell, size=0x1000):
 
     identity = 0x0014_1011, 0xB105_F00D
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {"_received": [range(1 << 12)], "_overrun": None}
 
     def __init__(self, *, sink: ByteSink, irq: Irq | None = None) -> None:
         self._sink = sink
@@ -232,20 +232,3 @@ class Pl011(PrimeCell, size=0x1000):
             super().reset()
             self._received.clear()
             self._overrun = False
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers and what was received."""
-        with self._state_lock:
-            return {
-                "registers": super().save_state(),
-                "received": list(self._received),
-                "overrun": self._overrun,
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state; `StateError` if it does not fit. The interrupt line follows."""
-        checked = check_state(self, state, variable=("received",))
-        with self._state_lock:
-            super().load_state(checked["registers"])
-            self._received = deque(checked["received"])
-            self._overrun = checked["overrun"]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ..clock import NS_PER_SECOND, Clock
 from ..registers import RO, WO, Flag, Interrupt, Register, on_read, on_write
-from ._common import Irq, check_state, seconds_since_1970
+from ._common import BankState, Irq, seconds_since_1970
 from ._primecell import PrimeCell
 
 __all__ = ["Pl031"]
@@ -26,7 +26,7 @@ class Enable(Register, access=RO):
     RTC = Flag(0)
 
 
-class Pl031(PrimeCell, size=0x1000):
+class Pl031(BankState, PrimeCell, size=0x1000):
     """The chip: a counter of seconds, with an alarm.
 
     Parameters
@@ -66,7 +66,7 @@ class Pl031(PrimeCell, size=0x1000):
 
     identity = 0x0004_1031, 0xB105_F00D
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {"_offset": None, "_alarm": None}
 
     def __init__(self, *, clock: Clock, start: datetime | None = None, irq: Irq | None = None) -> None:
         self.clock = clock
@@ -120,24 +120,3 @@ class Pl031(PrimeCell, size=0x1000):
     def _clear(self, new: int, old: int) -> None:
         if new & 1:
             self.RIS.RTC = False
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers and what was added to the clock's seconds."""
-        with self._state_lock:
-            when = self._alarm.when
-            return {
-                "registers": super().save_state(),
-                "offset": self._offset,
-                "alarm": -1 if when is None else when,
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state; `StateError` if it does not fit. The interrupt line follows."""
-        checked = check_state(self, state)
-        with self._state_lock:
-            super().load_state(checked["registers"])
-            self._offset = checked["offset"]
-            if checked["alarm"] < 0:
-                self._alarm.cancel()
-            else:
-                self._alarm.set(checked["alarm"])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..clock import NS_PER_SECOND, Clock
 from ..registers import RO, WC, Bits, Flag, Register, RegisterBank, on_change, on_read, on_write
-from ._common import Irq, Output, check_state, no_irq
+from ._common import BankState, Irq, Output, no_irq
 
 __all__ = ["SysTick"]
 
@@ -44,7 +44,7 @@ class Calibration(Register, access=RO):
     NOREF = Flag(31, RO, doc="there is no reference clock")
 
 
-class SysTick(RegisterBank, size=0x10):
+class SysTick(BankState, RegisterBank, size=0x10):
     """The timer: a 24-bit counter that counts down to 0 and begins again. Registered at 0xE000_E010, as a rule.
 
     The registers other than SYST_CSR are served as the manual says for words; the counter moves when the clock is read.
@@ -85,7 +85,7 @@ class SysTick(RegisterBank, size=0x10):
     CVR = Current(0x8)
     CALIB = Calibration(0xC)
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {"_zero_at": (None, range(1 << 80)), "_zero_until": None, "_timer": None}
 
     def __init__(
         self, *, clock: Clock, frequency: int, reference_frequency: int | None = None, irq: Irq = no_irq
@@ -217,24 +217,3 @@ class SysTick(RegisterBank, size=0x10):
             self._stop(0)
             super().reset()
             self._calibrate()
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers, and when the counter reaches 0."""
-        with self._state_lock:
-            return {
-                "registers": super().save_state(),
-                "zero_at": -1 if self._zero_at is None else self._zero_at,
-                "zero_until": self._zero_until,
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state; `StateError` if it does not fit."""
-        checked = check_state(self, state)
-        with self._state_lock:
-            super().load_state(checked["registers"])
-            self._zero_until = checked["zero_until"]
-            if checked["zero_at"] < 0:
-                self._stop(self.CVR.CURRENT)
-            else:
-                self._zero_at = checked["zero_at"]
-                self._timer.set(-(-self._zero_at * NS_PER_SECOND // self._rate))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ..errors import StateError
 from ..memory import GuestMemory
-from ._common import check_state
+from ..state import AttributeState
 from .virtqueue import Chain, Virtqueue, VirtqueueError
 
 __all__ = ["EVENT_IDX", "INDIRECT_DESC", "VERSION_1", "VirtioDevice"]
@@ -25,7 +25,7 @@ USED_BUFFERS, CONFIGURATION_CHANGED = 1, 2  # reasons of an interrupt
 logger = logging.getLogger("dbs_device.devices.virtio")
 
 
-class VirtioDevice(ABC):
+class VirtioDevice(AttributeState, ABC):
     """A virtio device without its transport. A subclass says what it is, and serves chains of buffers.
 
     Any thread may call it. A driver that breaks the rules of its queues hurts itself alone: the device does nothing
@@ -60,7 +60,13 @@ class VirtioDevice(ABC):
         How often the driver has broken the rules. The first is logged (logger ``dbs_device.devices.virtio``).
     """
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {
+        "driver_features": range(1 << 64),
+        "status": range(1 << 8),
+        "config": None,
+        "config_generation": range(1 << 32),
+        "queues": None,
+    }
     device_id: ClassVar[int]
 
     def __init__(self, *, features: int = 0, queue_sizes: Sequence[int] = (256,), config: bytes = b"") -> None:
@@ -116,7 +122,7 @@ class VirtioDevice(ABC):
             `service` tries again.
         """
 
-    def write_config(self, offset: int, data: bytes) -> None:  # noqa: B027  most have nothing to write
+    def write_config(self, offset: int, data: bytes) -> None:
         """Take a write of the driver to the configuration space; by default, it is ignored.
 
         Parameters
@@ -126,13 +132,6 @@ class VirtioDevice(ABC):
         data : bytes
             What is written.
         """
-
-    def device_state(self) -> dict[str, Any]:
-        """Return what a subclass has to save."""
-        return {}
-
-    def load_device_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  most have none
-        """Load what `device_state` has returned: the same keys and types."""
 
     # What a subclass calls.
 
@@ -256,41 +255,16 @@ class VirtioDevice(ABC):
             queue.reset()
 
     def save_state(self) -> dict[str, Any]:
-        """Return features, status, queues, and what the subclass has."""
-        with self.lock:
-            return {
-                "kind": self.device_id,
-                "features": self.features,
-                "driver_features": self.driver_features,
-                "status": self.status,
-                "config": bytes(self.config),
-                "config_generation": self.config_generation,
-                "queues": [queue.save_state() for queue in self.queues],
-                "device": self.device_state(),
-            }
+        """Return features, status, queues, and what a subclass adds to `saved`. The back end is not part of it."""
+        return {"kind": self.device_id, "features": self.features, **super().save_state()}
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise `StateError` if a state is of another kind of device, or of one with other features or queues."""
-        pattern = self.save_state()
-        check_state(self, state, variable=("device",))
-        for key in ("kind", "features"):
-            if state[key] != pattern[key]:
-                raise StateError(f"{type(self).__name__}.{key} is {pattern[key]:#x}, not {state[key]:#x}")
-        for queue, saved in zip(self.queues, state["queues"], strict=True):
-            if not queue.check_size(saved["size"]):
-                raise StateError(f"{type(self).__name__}: {queue} cannot have {saved['size']} descriptors")
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state of a device of the same kind, features and queues; `StateError` otherwise."""
-        self._check_state(state)
-        with self.lock:
-            self.driver_features = state["driver_features"]
-            self.status = state["status"]
-            self.config[:] = state["config"]
-            self.config_generation = state["config_generation"]
-            for queue, saved in zip(self.queues, state["queues"], strict=True):
-                queue.load_state(saved)
-            self.load_device_state(state["device"])
+        here = {"kind": self.device_id, "features": self.features}
+        super().check_state({name: value for name, value in state.items() if name not in here})
+        for name, value in here.items():
+            if state.get(name) != value:
+                raise StateError(f"{type(self).__name__}.{name} is {value}, not {state.get(name)!r}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

@@ -33,6 +33,7 @@ class VirtioConsole(VirtioDevice):
     """
 
     device_id: ClassVar[int] = 3
+    saved: ClassVar[Mapping[str, Any]] = {**VirtioDevice.saved, "_received": ...}
 
     def __init__(self, sink: Callable[[bytes], object], *, columns: int = 0, rows: int = 0) -> None:
         has_size = columns > 0 and rows > 0
@@ -68,9 +69,3 @@ class VirtioConsole(VirtioDevice):
     def write_config(self, offset: int, data: bytes) -> None:
         if offset == EMERGENCY_OFFSET:
             self._sink(data[:1])
-
-    def device_state(self) -> dict[str, Any]:
-        return {"received": bytes(self._received)}
-
-    def load_device_state(self, state: Mapping[str, Any]) -> None:
-        self._received[:] = state["received"]

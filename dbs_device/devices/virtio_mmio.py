@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from ..device import DeviceIo
 from ..errors import StateError
 from ..memory import GuestMemory
-from ._common import Irq, Output, check_state, no_irq
+from ..state import AttributeState
+from ._common import Irq, Output, no_irq
 from .virtio import VERSION_1, VirtioDevice
 from .virtqueue import Virtqueue
 
@@ -21,6 +22,7 @@ MAGIC = int.from_bytes(b"virt", "little")
 VENDOR = int.from_bytes(b"DBSD", "little")
 LEGACY_ALIGN = 4096
 U32 = 0xFFFF_FFFF
+WORDS = range(1 << 32)
 
 
 class Register:
@@ -60,7 +62,7 @@ ADDRESSES = {
 }
 
 
-class VirtioMmio(DeviceIo):
+class VirtioMmio(AttributeState, DeviceIo):
     """A virtio device, mapped. Any thread may access it.
 
     Registers take naturally aligned accesses of 4 bytes, the configuration space any; other accesses read as 0 and do
@@ -85,8 +87,17 @@ class VirtioMmio(DeviceIo):
         The parameter.
     """
 
-    version: ClassVar[int] = 1
     size = 0x200
+    saved: ClassVar[Mapping[str, Any]] = {
+        "legacy": None,
+        "_device_features_select": WORDS,
+        "_driver_features_select": WORDS,
+        "_queue_select": WORDS,
+        "_interrupt_status": WORDS,
+        "_page_size": WORDS,
+        "_aligns": WORDS,
+        "device": None,
+    }
 
     def __init__(self, device: VirtioDevice, *, memory: GuestMemory, irq: Irq = no_irq, legacy: bool = False) -> None:
         self.device = device
@@ -231,36 +242,17 @@ class VirtioMmio(DeviceIo):
                 queue.device = queue.driver + 6 + 2 * size + align - 1 & -align
                 self.device.enable_queue(queue)
 
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers and the device's state. Backends (a disk, say) are not part of it."""
-        with self._lock:
-            return {
-                "legacy": self.legacy,
-                "device_features_select": self._device_features_select,
-                "driver_features_select": self._driver_features_select,
-                "queue_select": self._queue_select,
-                "interrupt_status": self._interrupt_status,
-                "page_size": self._page_size,
-                "aligns": list(self._aligns),
-                "device": self.device.save_state(),
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state of the same device behind the same registers; `StateError` otherwise. The line follows."""
-        checked = check_state(self, state, variable=("device",))
-        if checked["legacy"] != self.legacy:
-            raise StateError(f"VirtioMmio.legacy is {self.legacy}, not {checked['legacy']}")
-        if not all(map(_is_power_of_2, [checked["page_size"], *checked["aligns"]])):
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state of another device, or behind other registers."""
+        super().check_state(state)
+        if state["legacy"] != self.legacy:
+            raise StateError(f"VirtioMmio.legacy is {self.legacy}, not {state['legacy']}")
+        if not all(map(_is_power_of_2, [state["page_size"], *state["aligns"]])):
             raise StateError("VirtioMmio: page sizes and alignments are powers of 2")
-        with self._lock:
-            self.device.load_state(checked["device"])
-            self._device_features_select = checked["device_features_select"]
-            self._driver_features_select = checked["driver_features_select"]
-            self._queue_select = checked["queue_select"]
-            self._interrupt_status = checked["interrupt_status"]
-            self._page_size = checked["page_size"]
-            self._aligns = list(checked["aligns"])
-            self._irq.set(self._interrupt_status != 0)
+
+    def state_loaded(self) -> None:
+        """Set the interrupt line."""
+        self._irq.set(self._interrupt_status != 0)
 
     def __repr__(self) -> str:
         return f"<VirtioMmio of {self.device!r}>"

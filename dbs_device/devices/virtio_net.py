@@ -45,6 +45,7 @@ class VirtioNet(VirtioDevice):
     """
 
     device_id: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {**VirtioDevice.saved, "_received": [...]}
 
     def __init__(
         self,
@@ -108,9 +109,3 @@ class VirtioNet(VirtioDevice):
                 return chain.write(header[: self._header_size]) + chain.write(frame)
             self.dropped += 1
         return None
-
-    def device_state(self) -> dict[str, Any]:
-        return {"received": list(self._received)}
-
-    def load_device_state(self, state: Mapping[str, Any]) -> None:
-        self._received = deque(state["received"])

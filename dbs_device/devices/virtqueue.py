@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from ..errors import DeviceModelError, NotRamError
+from ..errors import DeviceModelError, NotRamError, StateError
 from ..memory import GuestMemory
+from ..state import AttributeState
 
 __all__ = ["Chain", "Virtqueue", "VirtqueueError"]
 
@@ -22,6 +23,7 @@ NO_INTERRUPT = 1
 RING_HEADER = 4  # flags and idx
 MAX_SIZE = 32768
 MAX_CHAIN_BYTES = 1 << 32
+ADDRESSES = range(1 << 66)  # a legacy queue begins at a page number of 32 bits times a page size of up to 31
 
 
 class VirtqueueError(DeviceModelError):
@@ -88,7 +90,7 @@ def _take(views: list[memoryview], size: int) -> list[memoryview]:
     return taken
 
 
-class Virtqueue:
+class Virtqueue(AttributeState):
     """One queue. Everything that it finds in the guest's memory is checked; what is read twice may have changed.
 
     Parameters
@@ -111,6 +113,18 @@ class Virtqueue:
     memory : GuestMemory or None
         The guest's memory. Queues and buffers are in RAM, each part of a queue in one `Ram`.
     """
+
+    saved: ClassVar[Mapping[str, Any]] = {
+        "size": range(MAX_SIZE + 1),
+        "ready": None,
+        "descriptors": ADDRESSES,
+        "driver": ADDRESSES,
+        "device": ADDRESSES,
+        "event_idx": None,
+        "_available": range(1 << 16),
+        "_used": range(1 << 16),
+        "_signalled": range(1 << 16),
+    }
 
     def __init__(self, index: int, max_size: int) -> None:
         if not 1 <= max_size <= MAX_SIZE or max_size & max_size - 1:
@@ -244,35 +258,15 @@ class Virtqueue:
             yield view
             address, size = address + piece, size - piece
 
-    def save_state(self) -> dict[str, Any]:
-        """Return what the driver has set up, and how far the device is."""
-        return {
-            "size": self.size,
-            "ready": self.ready,
-            "descriptors": self.descriptors,
-            "driver": self.driver,
-            "device": self.device,
-            "event_idx": self.event_idx,
-            "available": self._available,
-            "used": self._used,
-            "signalled": self._signalled,
-        }
-
     def check_size(self, size: int) -> bool:
         """Return whether the queue can have that many descriptors."""
         return 1 <= size <= self.max_size and not size & size - 1
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state of the same shape, with a size that the queue can have."""
-        self.size = state["size"]
-        self.ready = state["ready"]
-        self.descriptors = state["descriptors"]
-        self.driver = state["driver"]
-        self.device = state["device"]
-        self.event_idx = state["event_idx"]
-        self._available = state["available"] & 0xFFFF
-        self._used = state["used"] & 0xFFFF
-        self._signalled = state["signalled"] & 0xFFFF
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state that does not fit."""
+        super().check_state(state)
+        if not self.check_size(state["size"]):
+            raise StateError(f"{self} cannot have {state['size']} descriptors")
 
     def __str__(self) -> str:
         return f"virtqueue {self.index}"
