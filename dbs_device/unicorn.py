@@ -57,6 +57,7 @@ except ModuleNotFoundError as error:
 
 from ._bus import IoManager
 from ._engine.address_map import MappedRange
+from ._engine.recorder import TraceRecorder, overrides
 from ._engine.unicorn import GuestBus, entry_point_addresses
 from .address import Space
 from .errors import DeviceModelError, GuestMemoryError, format_range
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     # Type checkers see the class for Python 2 here, whose methods are untyped.
     from unicorn import Uc  # type: ignore[attr-defined]
 
-    from .trace import TraceRecorder
 
 __all__ = ["Bridge", "attach"]
 
@@ -148,6 +148,7 @@ class Bridge:
         is_big_endian = _is_big_endian(self._uc)
         page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
         self._offset_mask = page_size - 1
+        log = None if recorder is None or overrides(recorder, TraceRecorder, ("record",)) else recorder
         self._bus = GuestBus(
             manager,
             _address_of(self._uc._uch),
@@ -155,7 +156,9 @@ class Bridge:
             is_big_endian,
             page_size,
             self._map_missing_pages,
-            None if recorder is None else partial(_record, recorder, is_big_endian),
+            log,
+            log is not None and log.byteorder == "big",
+            None if recorder is None or log is not None else partial(_record, recorder, is_big_endian),
             _unmapped_error,
         )
         self._methods: dict[str, Any] = {

@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex, final
 
 from .._bus import IoManager
+from .recording import AccessLog
 
 __all__ = ["GuestBus", "entry_point_addresses"]
 
@@ -15,6 +16,8 @@ class GuestBus:
         big_endian: bool,
         page_size: SupportsIndex,
         sync: Callable[[], object],
+        log: AccessLog | None,
+        log_is_big_endian: bool,
         record: Callable[[bool, bool, int, int, int], object] | None,
         unmapped: Callable[[bool, int], BaseException],
     ) -> None: ...
