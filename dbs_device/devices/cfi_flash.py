@@ -33,7 +33,7 @@ SEQUENCE_ERROR = ERASE_ERROR | PROGRAM_ERROR
 # Identifiers.
 INTEL = 0x89
 BLOCK_LOCKED = 2  # word of the block
-BUFFER_LOG2 = 8  # 256 bytes a chip
+BUFFER_LOG2 = 11  # bytes a chip
 ANY_ADDRESS = range(1 << 64)
 
 
@@ -126,7 +126,7 @@ class CfiFlash(AttributeState):
         self._command = 0  # whose second cycle is to come
         self._address = 0
         self._remaining = 0  # words that are to come into the buffer
-        self._buffered = b""
+        self._buffered = bytearray()  # address, length, data of each cycle
         self._set_mode("array")
 
     def register(self, manager: IoManager, base: int, name: str | None = None) -> None:
@@ -230,7 +230,7 @@ class CfiFlash(AttributeState):
                 self._status |= SEQUENCE_ERROR
             else:
                 self._remaining = words + 1
-                self._buffered = b""
+                self._buffered.clear()
         elif data[0] == CONFIRM:
             self._locked = [False] * len(self._locked)  # "clear block lock bits" is about all of them
         elif data[0] in (LOCK_BLOCK, LOCK_DOWN):
@@ -245,7 +245,8 @@ class CfiFlash(AttributeState):
         if self._remaining:
             self._buffered += struct.pack("<QB", offset, len(data)) + data
             return
-        pieces, self._buffered = self._buffered, b""
+        pieces = bytes(self._buffered)
+        self._buffered.clear()
         if data[0] != CONFIRM:
             self._status |= SEQUENCE_ERROR
             return
