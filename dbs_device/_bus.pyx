@@ -29,6 +29,7 @@ from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.pins cimport unpin
 from ._engine.platform cimport dbs_pin, set_public_name
+from ._engine.recording cimport append_checked
 from ._engine.tables cimport (
     MMIO,
     PIO,
@@ -874,3 +875,12 @@ cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *da
     cdef int result = c_write(<Tables>held.object, PIO, port, data, size)
     unpin(held)
     return result
+
+
+# ----------------------------------------------------------------------------- C: recording
+
+
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil:
+    return append_checked(recorder, MMIO if is_mmio else PIO, is_write, address, size, value)
