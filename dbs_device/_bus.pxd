@@ -110,6 +110,26 @@ cdef enum:
 
 cdef int c_ram_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil
 
+# Strings: `count` items of `size` bytes of one port, as REP INS and REP OUTS access it. There is one look-up, and for a
+# Python device the GIL is taken once. The first `done` items have been made before. Each item is an access of its own:
+# a handler may change the map, and the next item goes by the new one. The result is
+#   0   `done` is `count`; or at least one more item was done, and the tables are no longer current: take the manager's
+#       new ones, and call again.
+#   1   item number `done` is unowned. To go on behind it (an open bus), count it yourself, and call again.
+#   -1  the device has failed in item number `done`; or ValueError, as above.
+# `tables` came from `manager`.
+cdef int c_pio_in_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) except -1 nogil
+cdef int c_pio_out_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, const uint8_t *data, size_t count, size_t *done
+) except -1 nogil
+
+# What the methods of `IoManager` do when the result of an access is 1: nothing (0) where the bus is open, else -1 with
+# the `NoDeviceError`. Call it with the tables, address and size of the access.
+cdef int c_mmio_unowned(IoTables tables, uint64_t address, size_t size) except -1 nogil
+cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 nogil
+
 # The accesses on the tables that the manager has at the moment of the call.
 cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil
 cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil
@@ -119,3 +139,10 @@ cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_
 cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil
 cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil
 cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
+
+# Append an access that was served to a `dbs_device.trace.TraceRecorder`, if it is enabled: the value that was read or
+# written, of 1 to 8 bytes. -1 and an exception if it is not a recorder, if the size or the port does not exist, or
+# without memory.
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil

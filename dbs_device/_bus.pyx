@@ -9,6 +9,7 @@ of a native device, the bound handlers of a Python device. ``_engine/access`` ca
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ._engine.access cimport (
     address_of,
@@ -20,14 +21,17 @@ from ._engine.access cimport (
     read_buffer,
     size_of,
     store,
+    unowned_is_served,
     value_of,
     write_buffer,
 )
-from ._engine.batch cimport Batch, new_batch
+from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.guest_memory cimport memory_at
 from ._engine.memory cimport NO_MEMORY, MemoryKind
-from ._engine.platform cimport set_public_name
+from ._engine.pins cimport unpin
+from ._engine.platform cimport dbs_pin, set_public_name
+from ._engine.recording cimport append_checked
 from ._engine.tables cimport (
     MMIO,
     PIO,
@@ -45,9 +49,15 @@ from ._engine.tables cimport (
     mapped_ranges,
     new_entry,
     pin,
-    unpin,
 )
-from ._engine.transactions cimport ManagerState, Transaction, background_table, begin_transaction, new_entries, ranges_to_remove
+from ._engine.transactions cimport (
+    ManagerState,
+    Transaction,
+    background_table,
+    begin_transaction,
+    new_entries,
+    ranges_to_remove,
+)
 
 import copyreg
 import functools
@@ -825,60 +835,92 @@ cdef int c_ram_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t
     return kind
 
 
+cdef int c_pio_in_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    cdef int result = in_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+    if result == 1 and (<Tables>tables).options.open_bus < 0:
+        memset(data + done[0] * size, 0, size)
+    return result
+
+
+cdef int c_pio_out_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, const uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    return out_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+
+
+cdef int c_mmio_unowned(IoTables tables, uint64_t address, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, MMIO, address, size)
+
+
+cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, PIO, port, size)
+
+
 # ----------------------------------------------------------------------------- C: on a manager
 
 
 cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_load(<Tables>tables, MMIO, address, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>held.object, MMIO, address, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_store(<Tables>tables, MMIO, address, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>held.object, MMIO, address, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_read(<Tables>tables, MMIO, address, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>held.object, MMIO, address, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_write(<Tables>tables, MMIO, address, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>held.object, MMIO, address, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_load(<Tables>tables, PIO, port, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>held.object, PIO, port, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_store(<Tables>tables, PIO, port, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>held.object, PIO, port, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_read(<Tables>tables, PIO, port, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>held.object, PIO, port, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_write(<Tables>tables, PIO, port, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>held.object, PIO, port, data, size)
+    unpin(held)
     return result
+
+
+# ----------------------------------------------------------------------------- C: recording
+
+
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil:
+    return append_checked(recorder, MMIO if is_mmio else PIO, is_write, address, size, value)

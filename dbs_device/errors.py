@@ -99,6 +99,14 @@ def add_note(error: BaseException, note: str, topic: str) -> None:
         error.add_note(note)
 
 
+def add_progress(error: BaseException, done: int, count: int) -> None:
+    """Add to the exception of one of many accesses how many were made before it: `accesses_done`, and a note."""
+    topic = "accesses were done before this one"
+    add_note(error, f"{done} of {count} {topic}", topic)
+    with suppress(Exception):  # the exception may refuse attributes
+        error.accesses_done = done  # type: ignore[attr-defined]
+
+
 class DeviceModelError(Exception):
     """Base class of the package's exceptions."""
 

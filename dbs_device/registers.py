@@ -923,6 +923,10 @@ class RegisterBank(RegisterFile):
             state["gaps"] = gaps
         return state
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state of another layout, without any change."""
+        self._values_in(state)
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Give the registers the values of a state. No hook is called. Interrupt lines follow.
 
@@ -932,6 +936,14 @@ class RegisterBank(RegisterFile):
             What `save_state` returned, of a bank with the same layout; anything else is a `StateError`, and nothing is
             changed.
         """
+        values = self._values_in(state)
+        try:
+            self._set_register_values(values, state.get("gaps"))
+        except (TypeError, ValueError) as error:
+            raise StateError(f"a state that does not fit {type(self).__name__}: {error}") from error
+
+    def _values_in(self, state: Mapping[str, Any]) -> list[int]:
+        """Return the values of all registers in a state of this layout."""
         if not isinstance(state, Mapping) or "layout" not in state:
             raise StateError(f"{type(self).__name__} loads what save_state returns, not {type(state).__name__}")
         if state["layout"] != self._fingerprint:
@@ -950,10 +962,45 @@ class RegisterBank(RegisterFile):
             if not isinstance(elements, (list, tuple)) or len(elements) != (spec.count or 1):
                 raise StateError(f"{type(self).__name__}.{spec.name} does not have the value {value!r}")
             values.extend(elements)
-        try:
-            self._set_register_values(values, state.get("gaps"))
-        except (TypeError, ValueError) as error:
-            raise StateError(f"a state that does not fit {type(self).__name__}: {error}") from error
+        return values
+
+    def registers_at(
+        self, offset: SupportsIndex, size: SupportsIndex = 1, *, write: bool = False
+    ) -> list[tuple[int, Register]]:
+        """Find the registers that an access reaches. It takes time proportional to the number of registers.
+
+        Parameters
+        ----------
+        offset, size : int
+            First byte, and number of bytes.
+        write : bool, optional
+            Whether the access is a write: some registers are only read, or only written.
+
+        Returns
+        -------
+        list of (int, Register)
+            The offset of each and the register, by offset, on the page that is selected now. For an alias it is the
+            offset of the alias.
+
+        Examples
+        --------
+        >>> class Uart(RegisterBank):
+        ...     DATA = Register(0x0)
+        ...     STATUS = Register(0x4)
+        >>> Uart().registers_at(0x4, 4)
+        [(4, <STATUS 0x00000000>)]
+        """
+        first = operator.index(offset)
+        end = first + operator.index(size)
+        page = self._selected_page()
+        found = []
+        for place in self._spec.places:
+            if place.offset >= end or place.offset + place.size <= first or place.page not in (None, page):
+                continue
+            if place.writable if write else place.readable:
+                declaration, element = self._layout.declarations[place.number]
+                found.append((place.offset, declaration._of_bank(self, element)))
+        return sorted(found, key=lambda each: each[0])
 
     @classmethod
     def table(cls) -> str:

@@ -272,7 +272,7 @@ def test_views_of_ram_in_the_background_end_at_the_next_range():
     memory = GuestMemory(on_background(ram))
     memory.view(0xFF0, 0x10)[:4] = b"view"
     assert ram.view[0xFF0:0xFF4] == b"view"
-    with pytest.raises(NotRamError, match="the RAM ends before 0x1000; it belongs to <test_background.Registers"):
+    with pytest.raises(NotRamError, match=r"the RAM ends before 0x1000; it belongs to <test_background\.Registers"):
         memory.view(0xFF0, 0x11)
     assert memory.view(0x1010, 0xFF0).nbytes == 0xFF0
     with pytest.raises(NotRamError, match="no device owns it"):

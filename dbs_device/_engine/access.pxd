@@ -13,7 +13,18 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from .platform cimport dbs_bytes_of_integer, dbs_integer_of_bytes
-from .tables cimport MMIO, PIO, UNOWNED_ELSEWHERE, UNOWNED_REJECTED, IoTables, RangeEntry, Ranges, Slot, SpaceId, find_range
+from .tables cimport (
+    MMIO,
+    PIO,
+    UNOWNED_ELSEWHERE,
+    UNOWNED_REJECTED,
+    IoTables,
+    RangeEntry,
+    Ranges,
+    Slot,
+    SpaceId,
+    find_range,
+)
 
 
 cdef enum:
@@ -145,6 +156,7 @@ cdef int write_elsewhere(
     IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
 ) noexcept nogil
 cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1
+cdef int unowned_raised(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept with gil
 
 cdef int native_failed(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
@@ -227,10 +239,17 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
 
 cdef int wrong_size_raised(size_t size, SpaceId space) noexcept with gil
 cdef int empty_access_raised() noexcept with gil
+cdef int python_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept
+cdef int python_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept
 cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil
 cdef int write_with_gil(
     PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
 ) noexcept with gil
+
+
+cdef inline int unowned_is_served(IoTables tables, SpaceId space, uint64_t address, size_t size) noexcept nogil:
+    """Return 0 if the bus is open for an access that was unowned, or -1 with its `NoDeviceError`."""
+    return 0 if tables.options.open_bus >= 0 else unowned_raised(tables, ranges_of(tables, space), address, size)
 
 
 cdef inline int c_load(

@@ -115,6 +115,11 @@ cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t
     raise NoDeviceError(space_of(ranges.space), address, size, owner, owner_name=entry.name)
 
 
+cdef int unowned_raised(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept with gil:
+    dbs_keep_thread_state()
+    return (<UnownedCall>raise_unowned)(tables, ranges, address, size)
+
+
 cdef int add_unowned(IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction) except -1:
     tables.unowned_accesses.add(space_of(space), address, size, direction == WRITE)
     return 0
@@ -733,19 +738,29 @@ cdef int device_write(RangeEntry entry, uint64_t address, const uint8_t *data, s
     return call_write(entry, address, memoryview((<const char *>data)[:size]))
 
 
-cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil:
+cdef int python_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept:
     if (<ReadCall>device_read)(<RangeEntry>entry, address, data, size, big) == 0:
         return 0
-    device_failed(<RangeEntry>entry, address, size, READ)
-    dbs_keep_thread_state()
-    return -1
+    return device_failed(<RangeEntry>entry, address, size, READ)
+
+
+cdef int python_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept:
+    if (<WriteCall>device_write)(<RangeEntry>entry, address, data, size, big) == 0:
+        return 0
+    return device_failed(<RangeEntry>entry, address, size, WRITE)
+
+
+cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil:
+    cdef int result = python_read(entry, address, data, size, big)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result
 
 
 cdef int write_with_gil(
     PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
 ) noexcept with gil:
-    if (<WriteCall>device_write)(<RangeEntry>entry, address, data, size, big) == 0:
-        return 0
-    device_failed(<RangeEntry>entry, address, size, WRITE)
-    dbs_keep_thread_state()
-    return -1
+    cdef int result = python_write(entry, address, data, size, big)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result

@@ -5,11 +5,24 @@ from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 
-from .access cimport READ, c_load, c_store, every_place, is_integer_size, open_bus_byte, unowned, wrong_size_raised
-from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, set_public_name
-from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
+from .access cimport (
+    READ,
+    c_load,
+    c_store,
+    every_place,
+    is_integer_size,
+    open_bus_byte,
+    unowned,
+    unowned_is_served,
+    wrong_size_raised,
+)
+from .batch cimport in_string, out_string
+from .pins cimport unpin
+from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, dbs_pin, set_public_name
+from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, pin, published_tables_of
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
 
@@ -34,6 +47,9 @@ cdef extern from "dbs_device.h" nogil:
         void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept
         uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle) noexcept
         void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept
+        size_t (*pio_in_string)(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept
+        size_t (*pio_out_string)(void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count) noexcept
+        void (*refuse_unowned)(void *handle, int refuse) noexcept
     const char *DBS_DEVICE_CAPSULE
     uint32_t DBS_DEVICE_ABI_VERSION
 
@@ -51,6 +67,7 @@ cdef struct Handle:
     uint64_t base
     PyObject *exceptions  # a list
     dbs_hint pending  # length of the list, to be read without the GIL
+    bint refuses_unowned
 
 
 # ----------------------------------------------------------------------------- accesses
@@ -79,6 +96,14 @@ cdef inline int access_tables(
     return c_store(tables, MMIO, address + handle.base, size, value[0])
 
 
+cdef int refuse(Handle *handle, IoTables tables, Operation operation, uint64_t address, size_t size) noexcept nogil:
+    """Return -1 with the exception of an unowned access, or 1 if the bus is open."""
+    cdef SpaceId space = PIO if operation in (PIO_IN, PIO_OUT) else MMIO
+    if space == MMIO:
+        address = address + handle.base if address + handle.base >= address else <uint64_t>-1
+    return -1 if unowned_is_served(tables, space, address, size) == -1 else 1
+
+
 cdef inline int make_access(
     Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t *value
 ) noexcept nogil:
@@ -86,10 +111,11 @@ cdef inline int make_access(
 
     The result is that of the accesses in ``access.pxd``.
     """
-    cdef PyObject *published = handle.published
-    cdef PyObject *tables = pin(<PublishedTables>published)
-    cdef int result = access_tables(handle, <IoTables>tables, operation, address, size, value)
-    unpin(<PublishedTables>published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>handle.published)
+    cdef int result = access_tables(handle, <IoTables>held.object, operation, address, size, value)
+    if result == 1 and handle.refuses_unowned:
+        result = refuse(handle, <IoTables>held.object, operation, address, size)
+    unpin(held)
     return result
 
 
@@ -194,6 +220,70 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
     pio_out(handle, port, <unsigned>size, value)
 
 
+# ----------------------------------------------------------------------------- strings
+
+
+cdef int string_on(
+    Handle *handle, IoTables tables, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) noexcept nogil:
+    """Make the next items of a string; -1 with an exception."""
+    cdef int result
+    if is_in:
+        result = in_string(<PublishedTables>handle.published, tables, port, size, data, count, done)
+    else:
+        result = out_string(<PublishedTables>handle.published, tables, port, size, data, count, done)
+    if result != 1:
+        return result
+    if handle.refuses_unowned and unowned_is_served(tables, PIO, port, size) == -1:
+        return -1
+    done[0] += 1
+    return 0
+
+
+cdef size_t string_with_gil(
+    Handle *handle, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count
+) noexcept with gil:
+    """Make the accesses on a thread that Python does not know, as `access_with_gil` does."""
+    with nogil:
+        return latching_string(handle, is_in, port, size, data, count)
+
+
+cdef size_t latching_string(
+    Handle *handle, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count
+) noexcept nogil:
+    """Make the accesses of a string until one fails, and latch its exception; return how many were made."""
+    cdef dbs_pin *held
+    cdef size_t done = 0
+    cdef int result
+    if PyGILState_GetThisThreadState() == NULL:
+        return string_with_gil(handle, is_in, port, size, data, count)
+    if is_in:
+        memset(data, 0, count * size)
+    while done < count and dbs_hint_load(&handle.pending) == 0:
+        held = pin(<PublishedTables>handle.published)
+        result = string_on(handle, <IoTables>held.object, is_in, port, size, data, count, &done)
+        unpin(held)
+        if result == -1:
+            latch_exception_that_is_set(handle)
+            if is_in:
+                memset(data + done * size, 0, size)  # what the device wrote before it failed
+    return done
+
+
+cdef size_t pio_in_string(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept nogil:
+    return latching_string(<Handle *>handle, True, port, size, data, count)
+
+
+cdef size_t pio_out_string(
+    void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count
+) noexcept nogil:
+    return latching_string(<Handle *>handle, False, port, size, <uint8_t *>data, count)
+
+
+cdef void refuse_unowned(void *handle, int refuse) noexcept nogil:
+    (<Handle *>handle).refuses_unowned = refuse != 0
+
+
 # ----------------------------------------------------------------------------- handles
 
 
@@ -242,6 +332,9 @@ cdef dbs_device_api api = dbs_device_api(
     uc_mmio_store,
     uc_pio_in,
     uc_pio_out,
+    pio_in_string,
+    pio_out_string,
+    refuse_unowned,
 )
 
 c_api = PyCapsule_New(&api, DBS_DEVICE_CAPSULE, NULL)
@@ -259,7 +352,8 @@ def entry_point_addresses():
     Returns
     -------
     dict of str to int
-        By name: mmio_load, mmio_store, pio_in, pio_out, and the same with ``uc_`` before them.
+        By name: mmio_load, mmio_store, pio_in, pio_out, the same with ``uc_`` before them, pio_in_string,
+        pio_out_string and refuse_unowned.
     """
     return {
         "mmio_load": <uintptr_t>&mmio_load,
@@ -270,6 +364,9 @@ def entry_point_addresses():
         "uc_mmio_store": <uintptr_t>&uc_mmio_store,
         "uc_pio_in": <uintptr_t>&uc_pio_in,
         "uc_pio_out": <uintptr_t>&uc_pio_out,
+        "pio_in_string": <uintptr_t>&pio_in_string,
+        "pio_out_string": <uintptr_t>&pio_out_string,
+        "refuse_unowned": <uintptr_t>&refuse_unowned,
     }
 
 

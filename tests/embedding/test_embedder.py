@@ -10,14 +10,25 @@ from pathlib import Path
 
 import pytest
 from embedder import c_emulator, cxx_emulator
-from embedder.accesses import OPERATIONS, access_bus, access_on_new_thread, is_current, memory_at
+from embedder.accesses import (
+    OPERATIONS,
+    access_bus,
+    access_on_new_thread,
+    is_current,
+    memory_at,
+    pio_in_string,
+    pio_out_string,
+    record,
+    unowned,
+)
 from embedder.cpu import Registers, count_to
 from embedder.cxx_cpu import SparseMemory, fill_and_copy
 from embedder.minimal import Counter, sum_of_loads
 
 import dbs_device
-from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource
+from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource, Space
 from dbs_device.memory import Ram, Rom, RomWriteError
+from dbs_device.trace import TraceRecorder
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
 INTEGERS = ["mmio_load", "mmio_store", "pio_in", "pio_out"]
@@ -303,6 +314,40 @@ def number_of_thread_states():
     return number
 
 
+def test_an_embedder_records_what_it_has_served():
+    recorder = TraceRecorder(manager_with(Recorder()))
+    record(recorder, True, False, 2**64 - 1, 8, 2**64 - 1)
+    record(recorder, False, True, 0xFFFF, 1, 0x1FF)  # masked to the size
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, False, 2**64 - 1, 8, 2**64 - 1),
+        (Space.PIO, True, 0xFFFF, 1, 0xFF),
+    ]
+    recorder.enabled = False
+    record(recorder, True, False, 0x1000, 4, 0)
+    assert len(recorder) == 2
+    for arguments, error in (
+        ((recorder.manager, True, False, 0, 4, 0), TypeError),
+        ((recorder, True, False, 0, 0, 0), ValueError),
+        ((recorder, True, False, 0, 9, 0), ValueError),
+        ((recorder, False, False, 0x10000, 4, 0), OverflowError),
+    ):
+        with pytest.raises(error):
+            record(*arguments)
+
+
+def test_threads_record_without_the_gil():
+    recorder = TraceRecorder(IoManager(open_bus=0))
+    count = 100_000
+    threads = [threading.Thread(target=record, args=(recorder, 1, 0, each, 4, 0, count)) for each in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    accesses = recorder.trace.accesses
+    assert [int((accesses["addr"] == each).sum()) for each in range(2)] == [count, count]
+    assert (accesses["t_ns"][1:] >= accesses["t_ns"][:-1]).all()
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", ["unknown", "attached"])
 class TestOnANewThread:
@@ -510,3 +555,69 @@ def test_a_write_to_rom_raises_on_a_thread_that_python_does_not_know():
         assert result == -1
         assert isinstance(error, RomWriteError)
         assert (error.offset, error.size) == (8, 4)
+
+
+class Fifo(DeviceIo):
+    def __init__(self, at_item=None, action=None):
+        self.items = []
+        self.at_item, self.action = at_item, action
+
+    def pio_in(self, base, offset, size):
+        if len(self.items) == self.at_item:
+            self.action()
+        self.items.append(offset)
+        return len(self.items)
+
+    def pio_out(self, base, offset, size, value):
+        if len(self.items) == self.at_item:
+            self.action()
+        self.items.append(value)
+
+
+PORTS = [Resource.PioAddressRange(0x40, 4)]
+
+
+@pytest.mark.parametrize("make_device", [Fifo, Registers])
+def test_a_string_is_one_call(make_device):
+    manager = manager_with(make_device(), PORTS)
+    data, calls = pio_in_string(manager, 0x40, 2, 100)
+    assert (len(data), calls) == (200, 1)
+    assert pio_out_string(manager, 0x40, 4, bytes(400)) == (100, 0)
+    assert pio_out_string(manager, 0x40, 4, b"") == (0, 0)
+
+
+def test_a_string_goes_on_with_the_ranges_that_a_handler_leaves():
+    first = Fifo(2, lambda: manager.unregister_device_io(PORTS) or manager.register_device_io(second, PORTS))
+    second = Fifo()
+    manager = manager_with(first, PORTS)
+    assert pio_in_string(manager, 0x40, 1, 5) == (bytes([1, 2, 3, 1, 2]), 2)
+    first.items.clear()
+    manager.unregister_device_io(PORTS)
+    manager.register_device_io(first, PORTS)
+    assert pio_out_string(manager, 0x40, 1, b"abcde") == (3, 0)
+
+
+def test_a_string_that_fails_says_where():
+    def fail():
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken") as caught:
+        pio_in_string(manager_with(Fifo(2, fail), PORTS), 0x40, 2, 4)
+    assert caught.value.__notes__[-1] == "2 items are done: 010002000000eeee"
+    with pytest.raises(ValueError, match="PIO access size must be 1, 2 or 4 bytes, not 3"):
+        pio_in_string(manager_with(Fifo(), PORTS), 0x40, 3, 4)
+
+
+def test_unowned_items_follow_the_rule_of_the_manager():
+    assert pio_in_string(manager_with(Fifo(), PORTS, open_bus=0xFF), 0x80, 2, 3) == (b"\xff" * 6, 3)
+    with pytest.raises(dbs_device.NoDeviceError) as caught:
+        pio_in_string(manager_with(Fifo(), PORTS), 0x80, 2, 3)
+    assert caught.value.__notes__ == ["0 items are done: 0000eeeeeeee"]
+    assert pio_out_string(manager_with(Fifo(), PORTS), 0x80, 1, b"ab") == (0, 1)
+
+
+def test_the_rule_of_unowned_accesses():
+    assert unowned(manager_with(Fifo(), PORTS, open_bus=0), 0x80, 2) == []
+    memory, ports = unowned(manager_with(Fifo(), PORTS), 0x43, 2)
+    assert str(memory) == "no device owns MMIO address 0x43 (2 bytes)"
+    assert str(ports).startswith("the access to PIO address 0x43 (2 bytes) runs past the end of range 0x40..0x43 of ")
