@@ -1,9 +1,9 @@
 """One access of a guest under the Unicorn CPU emulator: the bridge, and Unicorn's own Python callbacks.
 
 The guest is a loop of x86 instructions that makes one access a turn. ``unicorn/loop`` is the same loop on the guest's
-own RAM, and ``unicorn/mapped Ram`` that on a ``Ram`` of the manager. ``idle C callback`` is a C function that does nothing. ``own callback`` does by
-hand what the bus does for the same device: it makes a buffer, calls the device and converts; ``own callback, manager``
-calls ``IoManager`` instead, and ``own callback, empty`` nothing.
+own RAM, and ``unicorn/mapped Ram`` that on a ``Ram`` of the manager. ``idle C callback`` is a C function that does
+nothing. ``own callback`` does by hand what the bus does for the same device: it makes a buffer, calls the device and
+converts; ``own callback, manager`` calls ``IoManager`` instead, and ``own callback, empty`` nothing.
 """
 
 from __future__ import annotations
