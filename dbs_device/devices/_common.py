@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..errors import StateError
 
-__all__ = ["Irq", "Output", "Stateful", "check_state", "merge", "no_irq", "outputs", "word_bits"]
+__all__ = ["TIMES", "ByteSink", "Irq", "Output", "Stateful", "check_state", "merge", "no_irq", "outputs", "word_bits"]
 
 Irq: TypeAlias = Callable[[bool], object]
 """What a device calls with the level of an interrupt line. An `IrqLine` is one."""
@@ -18,6 +18,13 @@ class Stateful(Protocol):
 
     def save_state(self) -> dict[str, Any]:
         """Return the state."""
+
+
+TIMES = range(-(1 << 63), 1 << 63)
+"""What a state may have as a time in ns."""
+
+ByteSink: TypeAlias = Callable[[int], object]
+"""What a device calls with each byte that it sends."""
 
 
 def no_irq(level: bool) -> None:
