@@ -9,6 +9,7 @@ how long an example takes says more about the machine than about the code.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import signal
 
@@ -17,6 +18,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("default", derandomize=False, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# pytest imports every module for its doctests. cocotb is not available for every Python.
+collect_ignore = [] if importlib.util.find_spec("cocotbext") else ["dbs_device/cocotb.py"]
 
 
 def pytest_configure() -> None:

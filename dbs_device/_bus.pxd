@@ -129,3 +129,10 @@ cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_
 cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil
 cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil
 cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
+
+# Append an access that was served to a `dbs_device.trace.TraceRecorder`, if it is enabled: the value that was read or
+# written, of 1 to 8 bytes. -1 and an exception if it is not a recorder, if the size or the port does not exist, or
+# without memory.
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil

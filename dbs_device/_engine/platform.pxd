@@ -4,7 +4,7 @@ No file that other packages cimport may cimport this one: C++ has no C11 atomics
 """
 
 from cpython.object cimport PyObject, PyTypeObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 
 
 cdef extern from * nogil:
@@ -33,9 +33,25 @@ cdef extern from * nogil:
         atomic_store_explicit(generation, value, memory_order_release);
     }
 
-    /* Held for a handful of instructions only, never across a call, so that waiters spin. Its value is 0, or 1 plus the
-       number of forks before this process when it was taken: if that was before the last fork, by a thread that the
-       child does not have, it is free. */
+    /* An address or a number that threads exchange, in one order for all threads. */
+    typedef _Atomic uintptr_t dbs_word;
+    static inline uintptr_t dbs_word_load(dbs_word *word) { return atomic_load(word); }
+    static inline void dbs_word_store(dbs_word *word, uintptr_t value) { atomic_store(word, value); }
+    static inline uintptr_t dbs_word_exchange(dbs_word *word, uintptr_t value) { return atomic_exchange(word, value); }
+    static inline int dbs_word_replace(dbs_word *word, uintptr_t expected, uintptr_t value) {
+        return atomic_compare_exchange_strong(word, &expected, value);
+    }
+
+    /* Aligned so that no two share a cache line, nor two neighbouring lines, which processors fetch together. */
+    typedef struct {
+        _Alignas(128) dbs_word state;
+        PyObject *object;
+        const void *thread;
+    } dbs_pin;
+
+    /* Held for a handful of instructions only, so that waiters spin. Its value is 0, or 1 plus the number of forks
+       before this process when it was taken: if that was before the last fork, by a thread that the child does not
+       have, it is free. */
     typedef _Atomic uint32_t dbs_spinlock;
     static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
     static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {
@@ -184,6 +200,25 @@ cdef extern from * nogil:
         }
     }
 
+    /* A clock that does not run backwards, in nanoseconds. */
+    #ifdef _WIN32
+    #include <windows.h>
+    static inline uint64_t dbs_monotonic_ns(void) {
+        LARGE_INTEGER ticks, frequency;
+        QueryPerformanceCounter(&ticks);
+        QueryPerformanceFrequency(&frequency);
+        return (uint64_t)(ticks.QuadPart / frequency.QuadPart) * 1000000000u +
+               (uint64_t)(ticks.QuadPart % frequency.QuadPart) * 1000000000u / (uint64_t)frequency.QuadPart;
+    }
+    #else
+    #include <time.h>
+    static inline uint64_t dbs_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    }
+    #endif
+
     static inline void dbs_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
     #endif
     """
@@ -197,11 +232,25 @@ cdef extern from * nogil:
     uint64_t dbs_generation_load(dbs_generation *generation) noexcept
     void dbs_generation_store(dbs_generation *generation, uint64_t value) noexcept
 
+    ctypedef struct dbs_word:
+        pass
+    uintptr_t dbs_word_load(dbs_word *word) noexcept
+    void dbs_word_store(dbs_word *word, uintptr_t value) noexcept
+    uintptr_t dbs_word_exchange(dbs_word *word, uintptr_t value) noexcept
+    bint dbs_word_replace(dbs_word *word, uintptr_t expected, uintptr_t value) noexcept
+
+    ctypedef struct dbs_pin:
+        dbs_word state
+        PyObject *object
+        const void *thread
+
     ctypedef struct dbs_spinlock:
         pass
     void dbs_spinlock_init(dbs_spinlock *lock) noexcept
     void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
     void dbs_spinlock_release(dbs_spinlock *lock) noexcept
+
+    uint64_t dbs_monotonic_ns() noexcept
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
     void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept

@@ -17,6 +17,7 @@ from embedder.accesses import (
     is_current,
     pio_in_string,
     pio_out_string,
+    record,
     unowned,
 )
 from embedder.cpu import Registers, count_to
@@ -24,7 +25,8 @@ from embedder.cxx_cpu import SparseMemory, fill_and_copy
 from embedder.minimal import Counter, sum_of_loads
 
 import dbs_device
-from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource
+from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource, Space
+from dbs_device.trace import TraceRecorder
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
 INTEGERS = ["mmio_load", "mmio_store", "pio_in", "pio_out"]
@@ -308,6 +310,40 @@ def number_of_thread_states():
         number += 1
         state = python.PyThreadState_Next(ctypes.c_void_p(state))
     return number
+
+
+def test_an_embedder_records_what_it_has_served():
+    recorder = TraceRecorder(manager_with(Recorder()))
+    record(recorder, True, False, 2**64 - 1, 8, 2**64 - 1)
+    record(recorder, False, True, 0xFFFF, 1, 0x1FF)  # masked to the size
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, False, 2**64 - 1, 8, 2**64 - 1),
+        (Space.PIO, True, 0xFFFF, 1, 0xFF),
+    ]
+    recorder.enabled = False
+    record(recorder, True, False, 0x1000, 4, 0)
+    assert len(recorder) == 2
+    for arguments, error in (
+        ((recorder.manager, True, False, 0, 4, 0), TypeError),
+        ((recorder, True, False, 0, 0, 0), ValueError),
+        ((recorder, True, False, 0, 9, 0), ValueError),
+        ((recorder, False, False, 0x10000, 4, 0), OverflowError),
+    ):
+        with pytest.raises(error):
+            record(*arguments)
+
+
+def test_threads_record_without_the_gil():
+    recorder = TraceRecorder(IoManager(open_bus=0))
+    count = 100_000
+    threads = [threading.Thread(target=record, args=(recorder, 1, 0, each, 4, 0, count)) for each in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    accesses = recorder.trace.accesses
+    assert [int((accesses["addr"] == each).sum()) for each in range(2)] == [count, count]
+    assert (accesses["t_ns"][1:] >= accesses["t_ns"][:-1]).all()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

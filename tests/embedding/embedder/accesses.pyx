@@ -29,6 +29,7 @@ from dbs_device._bus cimport (
     c_pio_read,
     c_pio_unowned,
     c_pio_write,
+    c_record,
     c_tables_are_current,
 )
 
@@ -148,6 +149,14 @@ def access_bus(target, name, uint64_t address, size_t size, uint64_t value=0):
 
 def is_current(IoManager manager, IoTables tables):
     return c_tables_are_current(manager, tables)
+
+
+def record(recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value, size_t count=1):
+    """Append an access to a recorder, `count` times, without the GIL."""
+    cdef size_t _
+    with nogil:
+        for _ in range(count):
+            c_record(recorder, is_mmio, is_write, address, size, value)
 
 
 # ----------------------------------------------------------------------------- strings, unowned accesses
