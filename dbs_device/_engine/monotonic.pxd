@@ -27,9 +27,9 @@ cdef extern from * nogil:
     }
     #endif
 
-    /* On x86-64, the time-stamp counter interpolates for a millisecond after a reading of the system's clock, if its rate
-       was the same in the two milliseconds before. So a counter that stands still, jumps or changes its rate does harm
-       for no longer than that. Callers hold a lock. */
+    /* On x86-64, the time-stamp counter interpolates for a millisecond after a reading of the system's clock, if its
+       rate was the same in the two milliseconds before. So a counter that stands still, jumps or changes its rate does
+       harm for no longer than that. Callers hold a lock. */
     typedef struct {
         uint64_t start;    /* of the system's clock */
         uint64_t anchor;   /* nanoseconds at the last reading of the system's clock */
