@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from traces import (
     EXAMPLE,
+    LONG_EXAMPLE,
+    MAP,
     PORT_BASE,
     PORT_COUNT,
     RAM_BASE,
@@ -19,8 +24,9 @@ from traces import (
     rows,
 )
 
-from dbs_device import DeviceIo, DeviceResources, IoManager, NoDeviceError, Resource
-from dbs_device.trace import Difference, Space, Trace, TraceRecorder, replay
+from dbs_device import DeviceIo, DeviceResources, IoManager, NativeDevice, NoDeviceError, Resource
+from dbs_device.memory import Ram
+from dbs_device.trace import ACCESS_DTYPE, Difference, Space, Trace, TraceRecorder, replay
 
 
 class TestReplay:
@@ -146,6 +152,167 @@ class TestReplay:
         assert replay(trace, manager).differences == 0
         for bus, base in ((manager.pio_bus, PORT_BASE), (manager.mmio_bus, RAM_BASE)):
             assert bus.find(base).contents[:size] == value.to_bytes(size, byteorder)
+
+    def test_a_change_of_the_map_applies_from_the_next_access_on(self):
+        class Switch(DeviceIo):
+            def store(self, base, offset, size, value):
+                if value:
+                    manager.register_device_io(Constant(), [Resource.MmioAddressRange(0x2000, 8)])
+                else:
+                    manager.unregister_device_io([Resource.MmioAddressRange(0x2000, 8)])
+
+        class Constant(DeviceIo):
+            def load(self, base, offset, size):
+                return 7
+
+        manager = IoManager(open_bus=0xFF)
+        manager.register_device_io(Switch(), [Resource.MmioAddressRange(0, 8)])
+        poll = (1, 0, 0x2000, 1, 7)
+        trace = make_trace(poll, (1, 1, 0, 4, 1), poll, poll, (1, 1, 0, 4, 0), poll)
+        assert replay(trace, manager).differing == (0, 5)
+
+    def test_native_devices(self):
+        manager = IoManager()
+        ram = Ram(0x100)
+        manager.register_device_io(ram, [Resource.MmioAddressRange(RAM_BASE, 0x100)])
+        manager.register_device_io(NativeDevice(), [Resource.PioAddressRange(PORT_BASE, 8)])
+        trace = make_trace(
+            (1, 1, RAM_BASE, 3, 0x010203),
+            (1, 0, RAM_BASE, 4, 0x010203),
+            (0, 0, PORT_BASE, 2, 0),
+            (0, 0, PORT_BASE, 1, 9),
+        )
+        assert replay(trace, manager).first == Difference(3, Space.PIO, PORT_BASE, 1, 9, 0)
+        assert bytes(ram.view[:4]) == b"\x03\x02\x01\x00"
+
+    def test_a_manager_with_accesses_of_its_own_is_called(self):
+        class Logging(IoManager):
+            def __init__(self):
+                super().__init__(open_bus=0)
+                self.loads = []
+
+            def mmio_load(self, addr, size):
+                self.loads.append(addr)
+                return super().mmio_load(addr, size)
+
+        trace = make_trace((1, 0, 0x10, 4, 0), (1, 1, 0x10, 4, 0), (1, 0, 0x18, 1, 0))
+        manager = Logging()
+        assert replay(trace, manager).differences == 0
+        assert manager.loads == [0x10, 0x18]
+        manager = Logging()
+        manager.pio_in = manager.mmio_load  # on the instance
+        recorder = TraceRecorder(manager)
+        assert replay(make_trace((0, 0, 0x80, 4, 0)), recorder).differences == 0
+        assert manager.loads == [0x80]
+        assert len(recorder) == 1
+
+    def test_a_recorder_with_accesses_of_its_own_is_called(self):
+        class Loads(TraceRecorder):
+            def mmio_load(self, addr, size):
+                return 0x55
+
+        recorder = Loads(IoManager(open_bus=0))
+        result = replay(make_trace((1, 0, 0x10, 4, 0x55), (1, 0, 0x10, 3, 0)), recorder)
+        assert (result.differences, len(recorder)) == (0, 1)
+
+    def test_a_recorder_that_is_switched_off_records_nothing(self):
+        recorder = TraceRecorder(IoManager(open_bus=0), enabled=False)
+        replay(LONG_EXAMPLE, recorder)
+        assert len(recorder) == 0
+
+    @pytest.mark.parametrize("row", [(1, 1, 0, 2**63, 0), (0, 0, 0x10000, 1, 0), (1, 0, 0, 0, 0), (1, 1, 0, 1, 0x100)])
+    def test_a_trace_that_a_device_changes(self, row):
+        class Changing(DeviceIo):
+            def store(self, base, offset, size, value):
+                accesses[1] = (0, *row)
+
+        manager = IoManager(open_bus=0)
+        manager.register_device_io(Changing(), [Resource.MmioAddressRange(0, 8)])
+        accesses = make_trace((1, 1, 0, 4, 0), (1, 0, 8, 4, 0)).accesses
+        with pytest.raises(RuntimeError, match="changed while it was replayed") as caught:
+            replay(Trace(accesses), manager)
+        assert caught.value.__notes__[0].startswith("in the replay of access 1: a ")
+
+    def test_every_second_access_of_a_trace(self):
+        trace = make_trace(*((1, 0, 0x10 + index, 1, index % 2) for index in range(10)))
+        assert replay(trace[::2], IoManager(open_bus=0)).differing == ()
+        assert replay(trace[1::2], IoManager(open_bus=0)).differing == (0, 1, 2, 3, 4)
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that signals")
+    def test_a_signal_interrupts_it(self):
+        class AlarmError(Exception):
+            pass
+
+        def interrupt(*_):
+            raise AlarmError
+
+        def replay_until_interrupted():
+            signal.setitimer(signal.ITIMER_REAL, 1e-3)
+            while True:
+                replay(trace, manager)
+
+        manager = IoManager()
+        manager.register_device_io(NativeDevice(), [Resource.MmioAddressRange(0, 8)])
+        trace = Trace(np.tile(make_trace((1, 0, 0, 4, 0)).accesses, 1_000_000))
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            with pytest.raises(AlarmError):
+                replay_until_interrupted()
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+
+
+class Calls(IoManager):
+    """A manager whose accesses are calls of Python: the replay makes them one by one."""
+
+    def mmio_load(self, addr, size):
+        return super().mmio_load(addr, size)
+
+
+@given(
+    accesses=st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.integers(0, 1),
+            st.integers(-3, 12),
+            st.one_of(st.sampled_from([1, 2, 4, 8]), st.integers(1, 20)),
+            st.integers(0, 3),
+        ),
+        max_size=30,
+    ),
+    options=st.fixed_dictionaries(
+        {
+            "byteorder": st.sampled_from(["little", "big"]),
+            "open_bus": st.sampled_from([None, 0, 0xFF]),
+            "straddle": st.sampled_from(["reject", "pass"]),
+        }
+    ),
+    ignore=st.sampled_from(["ram", "com1", ()]),
+    stop_at_first=st.booleans(),
+    is_recorded=st.booleans(),
+)
+def test_the_loop_in_c_makes_the_accesses_that_calls_make(accesses, options, ignore, stop_at_first, is_recorded):
+    rows, long_values = [], b""
+    for space, write, offset, size, value in accesses:
+        contents = (bytes([value]) * size) if write else bytes([value, *bytes(size - 1)])
+        rows.append((0, space, write, (RAM_BASE if space else PORT_BASE) + offset, size, 0))
+        if size > 8:
+            rows[-1] = (*rows[-1][:-1], len(long_values))
+            long_values += contents
+        else:
+            rows[-1] = (*rows[-1][:-1], int.from_bytes(contents, "little"))
+    trace = Trace(np.array(rows, ACCESS_DTYPE), MAP, long_values)
+    outcomes = []
+    for cls in (Calls, IoManager):
+        manager = make_manager(cls, **options)
+        recorder = TraceRecorder(manager)
+        try:
+            result = replay(trace, recorder if is_recorded else manager, ignore=ignore, stop_at_first=stop_at_first)
+        except NoDeviceError as error:
+            result = (type(error), error.__notes__)
+        contents = [bytes(each.device.contents) for each in manager.mapped_ranges()]
+        outcomes.append((result, contents, [each[1:] for each in recorder.trace]))
+    assert outcomes[0] == outcomes[1]
 
 
 ACCESSES = st.lists(

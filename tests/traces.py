@@ -47,8 +47,8 @@ class Failing(DeviceIo):
     write = pio_read = pio_write = read
 
 
-def make_manager(**options):
-    manager = IoManager(**options)
+def make_manager(cls=IoManager, **options):
+    manager = cls(**options)
     manager.register_device_io(Memory(), DeviceResources([Resource.MmioAddressRange(RAM_BASE, RAM_SIZE)]))
     manager.register_device_io(Scratch(), DeviceResources([Resource.PioAddressRange(PORT_BASE, PORT_COUNT)]))
     return manager

@@ -11,6 +11,7 @@ from ..registers import RegisterBank
 from ..state import AttributeState
 
 __all__ = [
+    "TIMES",
     "BankState",
     "ByteSink",
     "Irq",
@@ -26,8 +27,11 @@ Irq: TypeAlias = Callable[[bool], object]
 """What a device calls with the level of an interrupt line. An `IrqLine` is one."""
 
 
+TIMES = range(-(1 << 63), 1 << 63)
+"""What a state may have as a time in ns."""
+
 ByteSink: TypeAlias = Callable[[int], object]
-"""Receives the bytes of a character device."""
+"""What a device calls with each byte that it sends."""
 
 
 def no_irq(level: bool) -> None:

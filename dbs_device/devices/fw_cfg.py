@@ -6,10 +6,12 @@ Specification: QEMU, `docs/specs/fw_cfg.rst` (selector and data port; without th
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import ClassVar
 
-from ..address import PioAddress
 from ..resources import Resource
-from ._isa import PcDevice, load
+from ..state import Saved
+from ._isa import PlacedDevice
 
 __all__ = ["FwCfg"]
 
@@ -19,10 +21,11 @@ FILE_NAME_SIZE = 56
 DATA_PORT = 1
 
 
-class FwCfg(PcDevice):
+class FwCfg(PlacedDevice):
     """Items behind a selector; some are files, with names in a directory.
 
-    A missing item, and bytes past the end of an item, read as 0. Items are read-only.
+    A missing item, and bytes past the end of an item, read as 0. Items are read-only, and not part of the
+    state.
 
     Parameters
     ----------
@@ -30,11 +33,13 @@ class FwCfg(PcDevice):
         The selector's port, 16 bits wide; the data port, 8 bits wide, is the next one.
     """
 
-    def __init__(self, base: int = 0x510) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_key": range(0x10000), "_position": range(1 << 32)}
+
+    def __init__(self, *, base: int = 0x510) -> None:
         super().__init__(Resource.PioAddressRange(base, 2))
         self._items: dict[int, bytes] = {}
         self._files: dict[str, int] = {}
-        self._selected = b""
+        self._key = 0
         self._position = 0
         self.add_item(SIGNATURE, b"QEMU")
         self.add_item(ID, TRADITIONAL_INTERFACE.to_bytes(4, "little"))
@@ -59,16 +64,15 @@ class FwCfg(PcDevice):
             directory += struct.pack(f">IHH{FILE_NAME_SIZE}s", len(self._items[key]), key, 0, name.encode("ascii"))
         return directory
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        if offset == DATA_PORT or len(data) != 2:
-            return
-        self._selected = self._items.get(load(data), b"")
-        self._position = 0
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
+        if offset != DATA_PORT and size == 2:
+            self._key = value
+            self._position = 0
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
         if offset != DATA_PORT:
-            return
+            return 0
+        item = self._items.get(self._key, b"")
         position = self._position
         self._position = position + 1
-        if position < len(self._selected):
-            data[0] = self._selected[position]
+        return item[position] if position < len(item) else 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from dbs_device.clock import NS_PER_SECOND, Clock, CountedClock
-from dbs_device.devices._isa import ByteSink
 from dbs_device.devices.ata import AtaDisk
 
 from .board import Board
@@ -83,8 +83,8 @@ class Machine:
         disk: AtaDisk | None = None,
         clock: Clock | None = None,
         start: datetime = POWER_ON,
-        serial: ByteSink = ignore,
-        debug: ByteSink = ignore,
+        serial: Callable[[int], object] = ignore,
+        debug: Callable[[int], object] = ignore,
         processor: NewProcessor = UnicornProcessor,
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):

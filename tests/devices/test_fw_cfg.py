@@ -1,4 +1,4 @@
-"""The firmware configuration device of the example PC, against QEMU's specification."""
+"""The firmware configuration device, against QEMU's specification."""
 
 from __future__ import annotations
 

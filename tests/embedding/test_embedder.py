@@ -15,6 +15,7 @@ from embedder.accesses import (
     access_bus,
     access_on_new_thread,
     is_current,
+    memory_at,
     pio_in_string,
     pio_out_string,
     record,
@@ -26,6 +27,7 @@ from embedder.minimal import Counter, sum_of_loads
 
 import dbs_device
 from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource, Space
+from dbs_device.memory import Ram, Rom, RomWriteError
 from dbs_device.trace import TraceRecorder
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
@@ -506,6 +508,53 @@ def test_a_built_consumer_imports_the_recorded_modules(module):
     output = subprocess.check_output([sys.executable, "-c", IMPORTS, module], text=True)
     recorded = json.loads(Path(__file__).with_name("abi.json").read_text())["modules"]
     assert json.loads(output) == (["dbs_device"] if module.endswith("emulator") else recorded)
+
+
+def test_memory_is_found_in_the_host():
+    ram, rom, background = Ram(0x2000), Rom(b"firmware"), Ram(0x1_0000)
+    manager = IoManager(background=background)
+    manager.register_device_io(ram, [Resource.MemAddressRange(0x4000, 0x1000)])
+    manager.register_device_io(rom, [Resource.MemAddressRange(2**64 - 8, 8)])
+    manager.register_device_io(Registers(), [Resource.MmioAddressRange(0x8000, 64)])
+    tables = manager.tables()
+    assert memory_at(tables, 0x4000) == ("RAM", ram.address, 0x4FFF)
+    assert memory_at(tables, 0x4FFF) == ("RAM", ram.address + 0xFFF, 0x4FFF)
+    assert memory_at(tables, 2**64 - 1) == ("ROM", rom.address + 7, 2**64 - 1)
+    assert memory_at(tables, 0x8000) == (None, 0, 0)
+    assert memory_at(tables, 0x5000) == ("RAM", background.address + 0x5000, 0x7FFF)
+    assert memory_at(tables, 0x8040) == ("RAM", background.address + 0x8040, 0xFFFF)
+    assert memory_at(tables, 0x1_0000) == (None, 0, 0)
+    assert memory_at(IoManager().tables(), 0) == (None, 0, 0)
+
+
+class RamWithAHandler(Ram):
+    def read(self, base, offset, data):
+        data[0] = 1
+
+
+def test_memory_with_handlers_in_python_is_not_found():
+    manager = manager_with(RamWithAHandler(64), MMIO)
+    assert memory_at(manager.tables(), 0x1000) == (None, 0, 0)
+
+
+def test_c_callers_reach_the_background():
+    manager = IoManager(background=Ram(bytearray(range(16))))
+    for target in (manager, manager.tables()):
+        assert access_bus(target, "mmio_load", 4, 4) == (0, 0x07060504)
+        assert access_bus(target, "mmio_read", 4, 4) == (0, bytes(range(4, 8)))
+        assert access_bus(target, "mmio_load", 14, 4) == (1, 0)
+        assert access_bus(target, "pio_in", 4, 4) == (1, 0)
+    python = IoManager(background=Recorder())
+    assert access_on_new_thread(python, "mmio_load", 4, 4) == (0, 0x04030201, None)
+
+
+def test_a_write_to_rom_raises_on_a_thread_that_python_does_not_know():
+    manager = manager_with(Rom(bytes(64), on_write="raise"), MMIO)
+    for target in (manager, manager.tables()):
+        result, _, error = access_on_new_thread(target, "mmio_store", 0x1008, 4, 1)
+        assert result == -1
+        assert isinstance(error, RomWriteError)
+        assert (error.offset, error.size) == (8, 4)
 
 
 class Fifo(DeviceIo):

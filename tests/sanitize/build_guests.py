@@ -6,9 +6,10 @@ The result is in the current directory. ``DBS_DEVICE_SANITIZE`` is the compiler'
 import os
 from pathlib import Path
 
-import dbs_device
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+import dbs_device
 
 SANITIZE = os.environ.get("DBS_DEVICE_SANITIZE", "")
 OPTIONS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []

@@ -85,8 +85,9 @@ class Stress:
         number = 0
         while self.guests_run.is_set():
             number += 1
-            ranges = [Resource.MmioAddressRange(PLUGGED + 0x100 * (number & 7), 0x10)]
-            device = [Bank, Constant, lambda: guests.Token(1, ranges[0].base)][number % 3]()
+            base = PLUGGED + 0x100 * (number & 7)
+            ranges = [Resource.MmioAddressRange(base, 0x10)]
+            device = (guests.Token(1, base), Bank(), Constant())[number % 3]
             self.manager.register_device_io(device, ranges)
             self.manager.unregister_device_io(ranges)
 

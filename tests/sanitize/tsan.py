@@ -1,9 +1,9 @@
 """ThreadSanitizer over C dispatch under hot-plug: ``python tests/sanitize/tsan.py [rounds]``, which `make tsan` calls.
 
-Builds the package and ``guests.pyx`` with ``-fsanitize=thread`` in ``build/tsan``, and runs ``stress.py`` on them. Python
-itself is not instrumented: the sanitizer sees its locks, the GIL among them, because it intercepts those of pthreads, and
-it sees the memory that the package's own code accesses. Nothing is suppressed: what threads share without a lock is
-atomic, the memory of guests included.
+Builds the package and ``guests.pyx`` with ``-fsanitize=thread`` in ``build/tsan``, and runs ``stress.py`` on them.
+Python itself is not instrumented: the sanitizer sees its locks, the GIL among them, because it intercepts those of
+pthreads, and it sees the memory that the package's own code accesses. Nothing is suppressed: what threads share without
+a lock is atomic, the memory of guests included.
 """
 
 from __future__ import annotations
