@@ -58,7 +58,7 @@ class FwCfg(PlacedDevice):
         self.add_item(FILE_DIR, self._directory())
 
     def _directory(self) -> bytes:
-        # The directory is big-endian, unlike everything else on this machine.
+        # The directory is big-endian whatever the machine is.
         directory = struct.pack(">I", len(self._files))
         for name, key in self._files.items():
             directory += struct.pack(f">IHH{FILE_NAME_SIZE}s", len(self._items[key]), key, 0, name.encode("ascii"))
