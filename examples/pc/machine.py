@@ -14,7 +14,6 @@ from dbs_device.state import MachineState
 
 from .board import Board
 from .processor import NewProcessor, Processor
-from .unicorn_processor import UnicornProcessor
 
 __all__ = ["DEBIAN_ROM", "DEBIAN_VGABIOS", "Machine", "default_disk", "ignore", "open_disk"]
 
@@ -65,6 +64,8 @@ class Machine:
         Receive the bytes that the guest sends to COM1 and to the debug console.
     processor : callable
         Makes the processor of a board; by default, one emulated by Unicorn.
+    lines : callable, optional
+        Returns the interrupt line of a number, 0..15, for a processor with interrupt controllers of its own.
 
     Attributes
     ----------
@@ -86,10 +87,15 @@ class Machine:
         start: datetime = POWER_ON,
         serial: Callable[[int], object] = ignore,
         debug: Callable[[int], object] = ignore,
-        processor: NewProcessor = UnicornProcessor,
+        processor: NewProcessor | None = None,
+        lines: Callable[[int], Callable[[bool], object]] | None = None,
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):
             raise ValueError(f"a ROM must be a multiple of 4 KiB, 128 KiB or more, not {len(rom)} bytes")
+        if processor is None:
+            from .unicorn_processor import UnicornProcessor  # here: the others do not need the package unicorn
+
+            processor = UnicornProcessor
         self.stopped: str | None = None
         self.clock = clock or CountedClock()
         self.board = Board(
@@ -101,6 +107,7 @@ class Machine:
             serial=serial,
             debug=debug,
             stop=self._stop,
+            lines=lines,
         )
         self.processor: Processor = processor(self.board)
         self.processor.map_memory(0, LOW_RAM_END)
