@@ -510,7 +510,7 @@ def _trapped(device: DeviceIo, resources: DeviceResources) -> DeviceResources:
 
 def _ranges_of(entry: _Entry) -> tuple[str, ...]:
     """Return where a device says that it is to be registered now."""
-    trapped = trapped_ranges(_trapped(entry.device, entry.resources), isinstance(entry.device, HostMemory))
+    trapped = trapped_ranges(_trapped(entry.device, entry.resources), is_memory(entry.device))
     return tuple(f"{space} {format_range(base, last)}" for space, base, last in trapped)
 
 

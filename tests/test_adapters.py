@@ -353,7 +353,7 @@ def test_memory_with_a_handler_is_not_memory_through_an_alias():
 
 @pytest.mark.parametrize("offset", [-1, END])
 def test_an_alias_has_an_offset_within_the_space(offset):
-    with pytest.raises(InvalidRangeError, match="Alias takes an offset of 0x0..0xffffffffffffffff"):
+    with pytest.raises(InvalidRangeError, match=r"Alias takes an offset of 0x0\.\.0xffffffffffffffff"):
         Alias(Ram(1), offset)
 
 

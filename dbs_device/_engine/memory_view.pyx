@@ -24,9 +24,9 @@ __all__ = ["MemoryView"]
 cdef class MemoryView:
     """The bytes of a manager's MMIO space, to be indexed and sliced like a list.
 
-    Memory for emulators that are given a list or an array: ``m[address]``, ``m[address] = byte``, and slices, which read
-    as lists of ints. Each byte of a device is an access of one byte, lowest address first; memory is copied. Indices
-    count from `base`, negative ones from the end.
+    Memory for emulators that are given a list or an array: ``m[address]``, ``m[address] = byte``, and slices, which
+    read as lists of ints. Each byte of a device is an access of one byte, lowest address first; memory is copied.
+    Indices count from `base`, negative ones from the end.
 
     Where an access fails, its exception comes out; that of a slice has `bytes_done`, as of `GuestMemory`.
 
@@ -156,6 +156,9 @@ cdef class MemoryView:
             for index, value in zip(range(start, stop, step), data):
                 self[index] = value
         return 0
+
+    def __iter__(self):
+        return map(self.__getitem__, range(self.size))
 
     def __len__(self):
         return self.size
