@@ -9,7 +9,7 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc riscv riscv-core riscv-guest test test-fast lint coverage annotate bench \
+.PHONY: help set-up set-up-bench demo pc riscv riscv-core riscv-guest test test-fast lint coverage tsan annotate bench \
 	bench-check wheel clean
 
 help: ## list what can be made
@@ -63,6 +63,9 @@ lint: set-up ## check style and types
 
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
+
+tsan: set-up ## look for data races with ThreadSanitizer, in C dispatch while the map changes
+	@$(BIN)/python tests/sanitize/tsan.py
 
 annotate: set-up ## write an .html page beside each .pyx: what Cython made of each line
 	DBS_DEVICE_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force

@@ -1,12 +1,13 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from .platform cimport dbs_word
 from .tables cimport PublishedTables, RangeEntry, RangeTable, SpaceId
 
 
 cdef class ManagerState(PublishedTables):
     cdef object writer_lock
-    cdef unsigned long writer  # identity of the thread whose transaction is open, or 0
+    cdef dbs_word writer  # identity of the thread whose transaction is open, or 0
     cdef object thread_exit_guard
     cdef dict callbacks
 

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from .access cimport address_of
 from .adapters cimport is_memory, prepare
 from .memory cimport HostMemory
-from .platform cimport set_public_name
+from .platform cimport dbs_word_load, dbs_word_store, set_public_name
 from .tables cimport (
     MMIO,
     PIO,
@@ -38,6 +38,7 @@ from .tables cimport (
     warn_if_unhandled,
 )
 
+import gc
 import threading
 import weakref
 from random import getrandbits
@@ -356,6 +357,21 @@ cdef tuple ranges_to_remove(object resources):
     return trapped_ranges(resources), memory_ranges(resources)
 
 
+cdef int acquire_writer_lock(ManagerState state) except -1:
+    """Wait until no other thread has a transaction open.
+
+    One that was dropped in a reference cycle is open until the garbage collector runs, for which threads that wait give
+    no cause: so they run it themselves, less and less often.
+    """
+    cdef double patience = 0.05  # seconds
+    if state.writer_lock.acquire(False):
+        return 0
+    while not state.writer_lock.acquire(timeout=patience):
+        gc.collect()
+        patience *= 2
+    return 0
+
+
 cdef Transaction begin_transaction(object manager):
     """Take the writer lock and begin to collect changes: see `IoManager.begin_tx`."""
     cdef ManagerState state = published_tables_of(manager)
@@ -363,15 +379,17 @@ cdef Transaction begin_transaction(object manager):
     cdef Transaction transaction
     cdef CancelAtThreadExit guard
     cdef IoTables tables
-    if state.writer == thread:
+    if dbs_word_load(&state.writer) == thread:
+        gc.collect()  # it may have been dropped, in a reference cycle
+    if dbs_word_load(&state.writer) == thread:
         raise TransactionError(
             "this thread has a transaction open on this IoManager: make the change in it, or finish it first"
         )
     transaction = Transaction.__new__(Transaction)
     guard = CancelAtThreadExit.__new__(CancelAtThreadExit)
     guard.transaction = weakref.ref(transaction)
-    state.writer_lock.acquire()
-    state.writer = thread
+    acquire_writer_lock(state)
+    dbs_word_store(&state.writer, thread)
     transaction._manager = manager
     transaction._state = state
     transaction._thread = thread
@@ -435,7 +453,7 @@ cdef class Transaction:
         self._mmio = None
 
     cdef int release_writer_lock(self) except -1:
-        self._state.writer = 0
+        dbs_word_store(&self._state.writer, 0)
         self._state.writer_lock.release()
         return 0
 
