@@ -9,8 +9,8 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc riscv riscv-core riscv-guest test test-fast lint coverage tsan annotate bench \
-	bench-check wheel clean
+.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint coverage tsan annotate \
+	bench bench-check wheel clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,10 @@ pc: ## boot a PC's firmware on Python devices (needs SeaBIOS: apt install seabio
 
 riscv: riscv-core ## run a program on an RV32IMA machine, or boot Linux (KERNEL=image; ARGUMENTS="--devices native", ...)
 	@$(BIN)/python -m examples.riscv $(if $(KERNEL),--kernel $(KERNEL)) $(ARGUMENTS)
+
+virt: ## run Debian's U-Boot for arm64 on an ARM "virt" machine (needs U-Boot: apt install u-boot-qemu; ARGUMENTS="--disk FILE", ...)
+	$(SET_UP) examples
+	@$(BIN)/python -m examples.virt $(ARGUMENTS)
 
 # The core is a package of its own, as another project's would be: built against the package that is installed.
 riscv-core:
