@@ -290,7 +290,10 @@ def _stateful(name: str, part: Part) -> Iterator[Any]:
 
 
 def _version_of(target: object) -> int:
-    return int(getattr(target, "version", 1))
+    version = getattr(target, "version", 1)
+    if not isinstance(version, int):
+        raise StateError(f"{type(target).__qualname__}.version is an int, the version of its state, not {version!r}")
+    return version
 
 
 def _describe(type_name: str, version: int) -> str:

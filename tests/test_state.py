@@ -160,6 +160,14 @@ def test_a_state_that_is_not_a_dict_is_refused():
         MachineState.of({"uart": Plain([])})
 
 
+def test_a_version_is_an_int():
+    class Firmware(Latch):
+        version = "1.0"
+
+    with pytest.raises(StateError, match=r"Firmware\.version is an int, the version of its state, not '1\.0'"):
+        MachineState.of({"latch": Firmware()})
+
+
 def test_a_state_that_contains_itself_is_refused():
     state = {}
     state["self"] = state

@@ -66,6 +66,6 @@ cdef class Transaction:
 
 
 cdef Transaction begin_transaction(object manager)
-cdef list new_entries(object device, object resources, object name)
+cdef list new_entries(object manager, object device, object resources, object name)
 cdef tuple ranges_to_remove(object resources)
-cdef RangeTable background_table(object device)
+cdef RangeTable background_table(object device, bint big_endian)
