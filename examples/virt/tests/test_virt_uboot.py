@@ -176,6 +176,7 @@ def test_every_run_is_the_same() -> None:
     assert runs[0].machine.board.ram.view[: 1 << 20] == runs[1].machine.board.ram.view[: 1 << 20]
 
 
+@pytest.mark.slow
 def test_a_saved_machine_goes_on_in_another_one(tmp_path: Path) -> None:
     saved = Run("setenv greeting hello", "mw.l 40400000 12345678 10", ram_size=64 << 20)
     saved.machine.save_state().save(tmp_path / "state.npz")
