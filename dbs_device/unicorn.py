@@ -61,6 +61,7 @@ from ._bus import IoManager
 from ._engine.address_map import MappedMemory, MappedRange
 from ._engine.guest_map import Region, needed_regions, parts_outside
 from ._engine.memory import HostMemory
+from ._engine.recorder import TraceRecorder, overrides
 from ._engine.unicorn import GuestBus, Window
 from .address import Space
 from .errors import DeviceModelError, GuestMemoryError, RomWriteError, format_range
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     # Type checkers see the class for Python 2 here, whose methods are untyped.
     from unicorn import Uc  # type: ignore[attr-defined]
 
-    from .trace import TraceRecorder
 
 __all__ = ["Bridge", "attach"]
 
@@ -155,6 +155,7 @@ class Bridge:
         self._hooks: list[ctypes.c_size_t] = []
         is_big_endian = _is_big_endian(self._uc)
         self._page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
+        log = None if recorder is None or overrides(recorder, TraceRecorder, ("record",)) else recorder
         self._bus = GuestBus(
             manager,
             _address_of(self._uc._uch),
@@ -163,7 +164,9 @@ class Bridge:
             bool(self._uc.ctl_get_mode() & const.UC_MODE_BIG_ENDIAN),
             self._page_size,
             self._sync_while_running,
-            None if recorder is None else partial(_record, recorder, is_big_endian),
+            log,
+            log is not None and log.byteorder == "big",
+            None if recorder is None or log is not None else partial(_record, recorder, is_big_endian),
             _unmapped_error,
         )
         self._methods: dict[str, Any] = {

@@ -3,6 +3,7 @@ from typing import Any, SupportsIndex, final
 
 from .._bus import IoManager
 from .address_map import MappedMemory
+from .recording import AccessLog
 
 __all__ = ["GuestBus", "Window"]
 
@@ -17,6 +18,8 @@ class GuestBus:
         hooks_big_endian: bool,
         page_size: SupportsIndex,
         sync: Callable[[bool], bool],
+        log: AccessLog | None,
+        log_is_big_endian: bool,
         record: Callable[[bool, bool, int, int, int], object] | None,
         unmapped: Callable[[bool, int], BaseException],
     ) -> None: ...

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from .access cimport is_integer_size, load_by, raise_unowned, ranges_of, store_by, wrong_size_raised
 from .entry_points cimport exception_is_set, report_unraisable
 from .platform cimport dbs_bytes_of_integer, dbs_generation_load, dbs_integer_of_bytes
+from .recording cimport AccessLog, append
 from .tables cimport (
     MMIO,
     PIO,
@@ -31,6 +32,7 @@ cdef extern from *:
     const uint64_t NEVER "UINT64_MAX"  # a generation that no tables have
 
 cdef extern from "Python.h":
+    Py_ssize_t PyList_GET_SIZE(PyObject *list_) noexcept nogil
     sighandler_t PyOS_getsig(int number) nogil
     sighandler_t PyOS_setsig(int number, sighandler_t handler) nogil
 
@@ -129,9 +131,12 @@ cdef class GuestBus:
     sync : callable
         Called on the guest's thread after a change of the ranges: with False when the guest's next access begins, and
         with True when the access ends in which they were changed. Maps what they need, and returns whether it could.
+    log : AccessLog or None
+        Records each access that was served.
+    log_is_big_endian : bool
+        The order of the bytes in the integers that it takes.
     record : callable or None
-        Takes whether an access is MMIO, whether it is a write, its address, size and value; called after each access
-        that was served.
+        Called instead of it with whether an access is MMIO, whether it is a write, its address, size and value.
     unmapped : callable
         Takes whether an access is a write, and its address; returns the exception for an access to a page that holds no
         range, as Unicorn itself would raise it.
@@ -166,7 +171,9 @@ cdef class GuestBus:
     cdef Ranges *mmio
     cdef list retired  # held when the access began that is under way
     cdef uint64_t synced  # the generation for which everything is mapped, or NEVER
-    cdef uint64_t ready  # the same while nothing else needs attention before or after an access, else NEVER
+    # The same while nothing else needs attention before or after an access, else NEVER: without a log, and with one.
+    cdef uint64_t ready
+    cdef uint64_t ready_to_log
     cdef UcStop stop  # called when an exception is latched, or NULL
     cdef list exceptions  # pending
     cdef bint big_endian
@@ -174,6 +181,8 @@ cdef class GuestBus:
     cdef uint64_t offset_mask  # of an address in its page
     cdef object sync
     cdef object unmapped
+    cdef AccessLog log
+    cdef bint swaps_for_log
     cdef object record
 
     def __init__(
@@ -185,6 +194,8 @@ cdef class GuestBus:
         bint hooks_big_endian,
         uint64_t page_size,
         sync,
+        log,
+        bint log_is_big_endian,
         record,
         unmapped,
     ):
@@ -203,6 +214,8 @@ cdef class GuestBus:
         self.hooks_big_endian = hooks_big_endian
         self.offset_mask = page_size - 1
         self.sync = sync
+        self.log = log
+        self.swaps_for_log = log_is_big_endian != big_endian
         self.record = record
         self.unmapped = unmapped
         self.update()
@@ -253,7 +266,8 @@ cdef class GuestBus:
     def release(self):
         """Hold no ranges, until the next access. Nothing may be in use."""
         self.replace_held(IoTables.__new__(IoTables))
-        self.synced = self.ready = NEVER
+        self.synced = NEVER
+        self.set_ready()
 
     cdef int replace_held(self, IoTables held) except -1:
         cdef IoTables old = self.held  # released last: a finaliser may come back here
@@ -359,13 +373,15 @@ cdef class GuestBus:
         return result, error
 
     cdef void set_ready(self) noexcept:
-        """Have accesses take the short path, unless one is recorded, or past the bridge, or an exception is pending."""
-        self.ready = self.synced if self.users != 0 and not self.exceptions and self.record is None else NEVER
+        """Have accesses take a short path, unless they are past the bridge, or an exception is pending."""
+        cdef uint64_t ready = self.synced if self.users != 0 and not self.exceptions and self.record is None else NEVER
+        self.ready = ready if self.log is None else NEVER
+        self.ready_to_log = NEVER if self.log is None else ready
 
     cdef int latch(self, object error) except -1:
         """Add an exception to the pending ones, and have the guest stopped."""
         self.exceptions.append(error)
-        self.ready = NEVER
+        self.set_ready()
         if self.stop != NULL:
             self.stop(self.guest.uc)
         return 0
@@ -427,7 +443,8 @@ cdef bint sync(GuestBus bus, Entry *entry, bint is_ending) noexcept with gil:
     try:
         bus.update()
         if not bus.sync(is_ending):
-            bus.synced = bus.ready = NEVER
+            bus.synced = NEVER
+            bus.set_ready()
     except BaseException as error:
         bus.latch(error)
     entry.inside -= 1
@@ -495,10 +512,39 @@ cdef inline uint64_t make_access(
     return value
 
 
+# For a call as if nothing was raised; a result of -1 tells that something was.
+ctypedef int (*Append)(
+    AccessLog log, SpaceId space, bint write, uint64_t address, size_t size, uint64_t value
+) noexcept nogil
+
+
+cdef inline void log_access(
+    GuestBus bus, Operation operation, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    """Record an access that was served, of the size of an integer."""
+    cdef SpaceId space = MMIO if operation in (MMIO_LOAD, MMIO_STORE) else PIO
+    cdef uint8_t data[8]
+    if bus.swaps_for_log:
+        dbs_bytes_of_integer(value, size, True, data)
+        value = dbs_integer_of_bytes(data, size, False)
+    value &= <uint64_t>-1 >> (64 - 8 * size)
+    if (<Append>append)(bus.log, space, operation in (MMIO_STORE, PIO_OUT), address, size, value) == -1:
+        access_failed(bus, <PyObject *>bus.held, -1, operation, address, size)
+
+
+cdef inline uint64_t make_logged_access(
+    GuestBus bus, Entry *entry, Operation operation, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    value = make_access(bus, entry, operation, address, size, value)
+    if PyList_GET_SIZE(<PyObject *>bus.exceptions) == 0:  # only the guest's thread changes it
+        log_access(bus, operation, address, size, value)
+    return value
+
+
 cdef uint64_t make_unusual_access(
     GuestBus bus, Entry *entry, Operation operation, uint64_t address, size_t size, uint64_t value
 ) noexcept with gil:
-    """Make an access after a change of the ranges, or one that is recorded, or past the bridge.
+    """Make an access after a change of the ranges, or one that a callable records, or past the bridge.
 
     None is made while an exception is pending.
 
@@ -513,7 +559,9 @@ cdef uint64_t make_unusual_access(
         return 0
     with nogil:
         value = make_access(bus, entry, operation, address, size, value)
-    if bus.record is not None and not bus.exceptions:
+    if bus.log is not None and not bus.exceptions:
+        log_access(bus, operation, address, size, value)
+    elif bus.record is not None and not bus.exceptions:
         try:
             is_write = operation in (MMIO_STORE, PIO_OUT)
             bus.record(operation in (MMIO_LOAD, MMIO_STORE), is_write, address, size, value & mask)
@@ -530,6 +578,8 @@ cdef inline uint64_t guest_access(
     cdef PyObject *bus = entry.bus
     if generation_of(<GuestBus>bus) == (<GuestBus>bus).ready:
         return make_access(<GuestBus>bus, entry, operation, entry.base + offset, size, value)
+    if generation_of(<GuestBus>bus) == (<GuestBus>bus).ready_to_log:
+        return make_logged_access(<GuestBus>bus, entry, operation, entry.base + offset, size, value)
     return make_unusual_access(<GuestBus>bus, entry, operation, entry.base + offset, size, value)
 
 
