@@ -84,9 +84,24 @@ class MessageSource(RegisterBank, size=0x10):
             self._stop()
 
 
-def run(message: bytes) -> bytes:
-    """Run the firmware; return what it has sent on Qiling's USART2."""
-    ql: Any = Qiling(
+class OnTheBus:
+    """In the place of peripherals of Qiling: has Qiling serve their addresses from a manager's devices."""
+
+    base = 0  # the offsets that Qiling passes are addresses then
+
+    def __init__(self, manager: IoManager) -> None:
+        self._manager = manager
+
+    def read(self, address: int, size: int) -> int:
+        return self._manager.mmio_load(address, size)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        self._manager.mmio_store(address, size, value)
+
+
+def make_board() -> Any:
+    """Return Qiling's STM32F407 with the firmware and two peripherals."""
+    ql = Qiling(
         [str(FIRMWARE), FLASH],
         archtype=QL_ARCH.CORTEX_M,
         ostype=QL_OS.MCU,
@@ -95,6 +110,12 @@ def run(message: bytes) -> bytes:
     )
     ql.hw.create("rcc")
     ql.hw.create("usart2")
+    return ql
+
+
+def run(message: bytes, ql: Any = None) -> bytes:
+    """Run the firmware; return what it has sent on Qiling's USART2."""
+    ql = ql or make_board()
     device = MessageSource(message, lambda: ql.hw.nvic.set_pending(EXTERNAL_INTERRUPT), ql.os.stop)
     manager = IoManager()
     manager.register_device_io(device, [Resource.MmioAddressRange(EXTERNAL_BUS, device.size)], name="message")
