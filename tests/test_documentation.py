@@ -59,7 +59,7 @@ def test_the_demo_prints_what_its_page_shows():
     assert [line.rstrip() for line in printed.rstrip().splitlines()] == shown.splitlines()
 
 
-@pytest.mark.parametrize(("page", "example", "count"), [("cocotb.md", "rtl", 3), ("qiling.md", "qiling", 2)])
+@pytest.mark.parametrize(("page", "example", "count"), [("cocotb.md", "rtl", 3), ("qiling.md", "qiling_board", 2)])
 def test_a_page_shows_the_sources_of_its_example(page, example, count):
     sources = "".join(path.read_text() for path in (ROOT / "examples" / example).glob("*.py"))
     blocks = fenced_blocks(ROOT / "docs" / page, "python")

@@ -18,10 +18,15 @@ reset:
     movs r1, #0x40              @ interrupt 6
     str r1, [r2]                @ ISER0
     ldr r4, device
+    movs r7, #0                 @ whether the message has ended
     movs r1, #1
     str r1, [r4, #8]            @ CONTROL.START
 wait:
-    b wait
+    cmp r7, #0
+    beq wait
+    movs r1, #0
+    str r1, [r4, #8]            @ CONTROL: stop
+    b .
 
 received:
     ldr r5, [r4, #4]            @ DATA
@@ -33,7 +38,7 @@ busy:
     str r5, [r0, #4]            @ DR
     bx lr
 end:
-    str r5, [r4, #8]            @ CONTROL: stop
+    movs r7, #1
     bx lr
 
     .balign 4

@@ -8,7 +8,7 @@ from .machine import run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.qiling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.qiling_board", description=__doc__)
     parser.add_argument("message", nargs="?", default="from a register bank, by way of Qiling's USART2")
     print(run(parser.parse_args().message.encode()).decode())
 

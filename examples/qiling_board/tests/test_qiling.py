@@ -11,7 +11,7 @@ from unicorn import Uc
 from dbs_device import GuestMemoryError, IoManager, NativeDevice, Resource
 from dbs_device.registers import RO, Register, RegisterBank, on_write
 from dbs_device.unicorn import attach
-from examples.qiling import machine
+from examples.qiling_board import machine
 
 SOURCE = machine.FIRMWARE.with_suffix(".s")
 
