@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unicorn.unicorn_py3.arch.arm import UcAArch32
-
-from dbs_device import IoManager, Resource
-from dbs_device.registers import RO, Flag, Interrupt, Register, RegisterBank, on_change, on_read
-from dbs_device.unicorn import attach
 from qiling import Qiling
 from qiling.arch import cortex_m
 from qiling.const import QL_ARCH, QL_OS, QL_VERBOSE
 from qiling.extensions.mcu.stm32f4 import stm32f407
 from qiling.extensions.multitask import MultiTaskUnicorn
+from unicorn.unicorn_py3.arch.arm import UcAArch32
+
+from dbs_device import IoManager, Resource
+from dbs_device.registers import RO, Flag, Interrupt, Register, RegisterBank, on_change, on_read
+from dbs_device.unicorn import attach
 
 FIRMWARE = Path(__file__).with_name("firmware.bin")
 FLASH = 0x0800_0000
