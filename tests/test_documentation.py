@@ -59,10 +59,11 @@ def test_the_demo_prints_what_its_page_shows():
     assert [line.rstrip() for line in printed.rstrip().splitlines()] == shown.splitlines()
 
 
-def test_the_page_on_cocotb_shows_the_sources_of_the_example():
-    sources = "".join(path.read_text() for path in (ROOT / "examples" / "rtl").glob("*.py"))
-    blocks = fenced_blocks(ROOT / "docs" / "cocotb.md", "python")
-    assert len(blocks) == 3
+@pytest.mark.parametrize(("page", "example", "count"), [("cocotb.md", "rtl", 3), ("qiling.md", "qiling_board", 2)])
+def test_a_page_shows_the_sources_of_its_example(page, example, count):
+    sources = "".join(path.read_text() for path in (ROOT / "examples" / example).glob("*.py"))
+    blocks = fenced_blocks(ROOT / "docs" / page, "python")
+    assert len(blocks) == count
     assert [block for block in blocks if block.rstrip() not in sources] == []
 
 
