@@ -190,4 +190,5 @@ def _replay_file(
 def _failed(path: str, error: BaseException) -> ReplayOutcome:
     # A ValueError of a file begins with its path.
     lines = [str(error).removeprefix(f"{path}: "), *getattr(error, "__notes__", ())]
-    return ReplayOutcome(path, error=f"{type(error).__name__}: {'; '.join(lines)}")
+    text = "; ".join(" ".join(each.split()) for each in lines)
+    return ReplayOutcome(path, error=f"{type(error).__name__}: {text}")
