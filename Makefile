@@ -9,7 +9,8 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc test test-fast lint coverage annotate bench bench-check wheel clean
+.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint coverage tsan annotate \
+	bench bench-check wheel clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,23 +29,47 @@ pc: ## boot a PC's firmware on Python devices (needs SeaBIOS: apt install seabio
 	$(SET_UP) examples
 	@$(BIN)/python -m examples.pc
 
-test: ## run the tests
+riscv: riscv-core ## run a program on an RV32IMA machine, or boot Linux (KERNEL=image; ARGUMENTS="--devices native", ...)
+	@$(BIN)/python -m examples.riscv $(if $(KERNEL),--kernel $(KERNEL)) $(ARGUMENTS)
+
+virt: ## run Debian's U-Boot for arm64 on an ARM "virt" machine (needs U-Boot: apt install u-boot-qemu; ARGUMENTS="--disk FILE", ...)
+	$(SET_UP) examples
+	@$(BIN)/python -m examples.virt $(ARGUMENTS)
+
+# The core is a package of its own, as another project's would be: built against the package that is installed.
+riscv-core:
+	$(SET_UP) examples
+	@$(MAKE) --no-print-directory $(VENV)/rv32.stamp
+
+$(VENV)/rv32.stamp: $(wildcard examples/riscv/core/*.* examples/riscv/core/rv32/*.*) $(wildcard dbs_device/*.pxd)
+	@echo "dbs-device: building the RISC-V core, examples/riscv/core"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./examples/riscv/core
+	@touch $@
+
+riscv-guest: ## compile that program (needs clang and lld)
+	$(MAKE) -C examples/riscv/guest
+
+test: riscv-core ## run the tests
 	$(SET_UP) examples test
 	@$(BIN)/python -m pytest
 
-test-fast: ## run the tests but the slow ones
+test-fast: riscv-core ## run the tests but the slow ones
 	$(SET_UP) examples test
 	@$(BIN)/python -m pytest -m "not slow"
 
 lint: set-up ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks \
+		examples/riscv/core/rv32
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
 
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
+
+tsan: set-up ## look for data races with ThreadSanitizer, in C dispatch while the map changes
+	@$(BIN)/python tests/sanitize/tsan.py
 
 annotate: set-up ## write an .html page beside each .pyx: what Cython made of each line
 	DBS_DEVICE_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
@@ -60,5 +85,6 @@ wheel: set-up ## build dist/*.whl and dist/*.tar.gz
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info
+	rm -rf examples/riscv/core/build examples/riscv/core/*.egg-info
 	find dbs_device -type f \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,6 +44,14 @@ FOREIGN = "another thread"
 NESTED = r"\bthis thread\b.*\bopen\b"
 
 
+@pytest.fixture
+def without_collection():
+    """Have the garbage collector run where it is called only."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 # ----------------------------------------------------------------------------- commit and cancel
 
 
@@ -568,6 +576,42 @@ def test_a_transaction_in_a_cycle_of_garbage_is_cancelled():
     gc.collect()
     assert_unlocked(manager)
     assert len(manager.mmio_bus) == 0
+
+
+def drop_in_a_cycle(manager):
+    """Begin a transaction, and leave it with an exception whose traceback leads to itself."""
+    transaction = manager.begin_tx()
+    transaction.register_device_io(Recorder(), [MMIO.range(0, 1)])
+    try:
+        raise ValueError
+    except ValueError as error:
+        kept = [error]
+        kept.append(kept)
+
+
+@pytest.mark.parametrize("waits_already", [False, True])
+def test_a_transaction_dropped_in_a_cycle_holds_up_no_other_thread(waits_already, without_collection):
+    manager = IoManager()
+    if waits_already:
+        transaction = manager.begin_tx()
+        worker = Worker(lambda: manager.begin_tx().cancel())
+        worker.join(ENOUGH_TO_GO_WRONG)
+        assert worker.is_alive()
+        cycle = [transaction]
+        cycle.append(cycle)
+        del cycle, transaction
+    else:
+        drop_in_a_cycle(manager)
+        worker = Worker(lambda: manager.begin_tx().cancel())
+    worker.result()
+    assert len(manager.mmio_bus) == 0
+
+
+def test_a_transaction_dropped_in_a_cycle_does_not_hold_up_its_own_thread(without_collection):
+    manager = IoManager()
+    drop_in_a_cycle(manager)
+    manager.register_device_io(Recorder(), [MMIO.range(0, 1)])
+    assert len(manager.mmio_bus) == 1
 
 
 def test_a_transaction_dropped_by_another_thread_is_cancelled():

@@ -199,6 +199,29 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     return entry
 
 
+cdef RangeEntry entry_at(RangeEntry entry, uint64_t base):
+    """Return an entry like another one, but for its base: the handlers are those that were looked up for the other."""
+    cdef RangeEntry copy = RangeEntry.__new__(RangeEntry)
+    copy.space = entry.space
+    copy.base = base
+    copy.last = entry.last
+    copy.device = entry.device
+    copy.name = entry.name
+    copy.is_native = entry.is_native
+    copy.byte_order = entry.byte_order
+    copy.base_object = new_int(entry.offsets.address_type, base)
+    copy.base_integer = base
+    copy.offsets = entry.offsets
+    copy.read_function, copy.read_self = entry.read_function, entry.read_self
+    copy.write_function, copy.write_self = entry.write_function, entry.write_self
+    copy.load_function, copy.load_self = entry.load_function, entry.load_self
+    copy.store_function, copy.store_self = entry.store_function, entry.store_self
+    copy.has_read, copy.has_write = entry.has_read, entry.has_write
+    copy.has_load, copy.has_store = entry.has_load, entry.has_store
+    copy.lock = entry.lock
+    return copy
+
+
 cdef object classes_warned_about = weakref.WeakSet()
 
 

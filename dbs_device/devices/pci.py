@@ -12,7 +12,7 @@ from ..resources import Resource
 from ..state import AttributeState, Saved
 from ._isa import PlacedDevice
 
-__all__ = ["PciConfigPorts", "PciFunction"]
+__all__ = ["PciBus", "PciConfigPorts", "PciFunction"]
 
 VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION, CLASS = 0x00, 0x02, 0x04, 0x06, 0x08, 0x09
 HEADER_TYPE, FIRST_BAR, INTERRUPT_LINE, INTERRUPT_PIN = 0x0E, 0x10, 0x3C, 0x3D
@@ -114,26 +114,12 @@ class PciFunction(AttributeState):
         self.written(range(len(self.config)))
 
 
-class PciConfigPorts(PlacedDevice):
-    """The address port and the data ports of bus 0, with the functions behind them.
+class PciBus(AttributeState):
+    """The functions of a machine, of all its buses."""
 
-    Parameters
-    ----------
-    reset : callable
-        Called when the guest resets the processor through port 0xCF9.
-    """
+    saved: ClassVar[Mapping[str, Saved]] = {"_functions": None}
 
-    saved: ClassVar[Mapping[str, Saved]] = {
-        "_address": range(1 << 32),
-        "_reset_control": range(0x100),
-        "_functions": None,
-    }
-
-    def __init__(self, *, reset: Callable[[], object]) -> None:
-        super().__init__(Resource.PioAddressRange(0xCF8, 8))
-        self._reset = reset
-        self._address = 0
-        self._reset_control = 0
+    def __init__(self) -> None:
         self._by_location: dict[Location, PciFunction] = {}
         self._functions: dict[str, PciFunction] = {}  # the same, by names for the state
 
@@ -144,13 +130,48 @@ class PciConfigPorts(PlacedDevice):
         self._by_location[location] = function
         self._functions["{:02x}:{:02x}.{}".format(*location)] = function
 
+    def at(self, location: Location) -> PciFunction | None:
+        """Return the function at (bus, device, function), or None."""
+        return self._by_location.get(location)
+
+
+class PciConfigPorts(PlacedDevice):
+    """The address port and the data ports, with the functions behind them.
+
+    Parameters
+    ----------
+    reset : callable
+        Called when the guest resets the processor through port 0xCF9.
+    bus : PciBus, optional
+        The functions; by default, there is none until `plug` adds them.
+
+    Attributes
+    ----------
+    bus : PciBus
+        The functions.
+    """
+
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_address": range(1 << 32),
+        "_reset_control": range(0x100),
+        "bus": None,
+    }
+
+    def __init__(self, *, reset: Callable[[], object], bus: PciBus | None = None) -> None:
+        super().__init__(Resource.PioAddressRange(0xCF8, 8))
+        self._reset = reset
+        self._address = 0
+        self._reset_control = 0
+        self.bus = PciBus() if bus is None else bus
+        self.plug = self.bus.plug
+
     def _selected(self) -> tuple[PciFunction | None, int]:
         """Return the function that the address register selects, and the offset of its doubleword."""
         address = self._address
         if not address & ENABLE:
             return None, 0
         location = (address >> 16 & 0xFF, address >> 11 & 0x1F, address >> 8 & 0x07)
-        return self._by_location.get(location), address & 0xFC
+        return self.bus.at(location), address & 0xFC
 
     def pio_in(self, base: int, offset: int, size: int) -> int:
         if offset >= DATA:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dbs_device.clock import NS_PER_SECOND, Clock, CountedClock
 from dbs_device.devices.ata import AtaDisk
+from dbs_device.state import MachineState
 
 from .board import Board
 from .processor import NewProcessor, Processor
-from .unicorn_processor import UnicornProcessor
 
 __all__ = ["DEBIAN_ROM", "DEBIAN_VGABIOS", "Machine", "default_disk", "ignore", "open_disk"]
 
@@ -64,6 +64,8 @@ class Machine:
         Receive the bytes that the guest sends to COM1 and to the debug console.
     processor : callable
         Makes the processor of a board; by default, one emulated by Unicorn.
+    lines : callable, optional
+        Returns the interrupt line of a number, 0..15, for a processor with interrupt controllers of its own.
 
     Attributes
     ----------
@@ -85,10 +87,15 @@ class Machine:
         start: datetime = POWER_ON,
         serial: Callable[[int], object] = ignore,
         debug: Callable[[int], object] = ignore,
-        processor: NewProcessor = UnicornProcessor,
+        processor: NewProcessor | None = None,
+        lines: Callable[[int], Callable[[bool], object]] | None = None,
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):
             raise ValueError(f"a ROM must be a multiple of 4 KiB, 128 KiB or more, not {len(rom)} bytes")
+        if processor is None:
+            from .unicorn_processor import UnicornProcessor  # here: the others do not need the package unicorn
+
+            processor = UnicornProcessor
         self.stopped: str | None = None
         self.clock = clock or CountedClock()
         self.board = Board(
@@ -100,6 +107,7 @@ class Machine:
             serial=serial,
             debug=debug,
             stop=self._stop,
+            lines=lines,
         )
         self.processor: Processor = processor(self.board)
         self.processor.map_memory(0, LOW_RAM_END)
@@ -111,6 +119,35 @@ class Machine:
     def _stop(self, reason: str) -> None:
         self.stopped = reason
         self.processor.stop()
+
+    def save(self, path: Path) -> None:
+        """Write the state of the machine to a file, between two runs.
+
+        Raises
+        ------
+        StateError
+            The processor has no state, as some have not.
+        ValueError
+            The machine has stopped.
+        """
+        if self.stopped is not None:
+            raise ValueError(f"the machine has stopped: {self.stopped}")
+        MachineState.of(self._parts).save(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a state in a file, which a machine of the same parts has saved; read `CpuContext` for its limits.
+
+        Raises
+        ------
+        StateError
+            The file is damaged, or the state is one of another machine. Nothing is changed.
+        """
+        MachineState.load(path).restore(self._parts)
+        self.stopped = None
+
+    @property
+    def _parts(self) -> dict[str, object]:
+        return {**self.board.parts, "processor": self.processor}
 
     def run(self, seconds: float | None = None) -> str | None:
         """Run until the guest stops the machine, or for a number of seconds of its own time.
