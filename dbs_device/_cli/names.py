@@ -22,19 +22,24 @@ class Owner(NamedTuple):
     bank: RegisterBank | None
 
 
+def _overlaps(one: TraceRange, others: tuple[TraceRange, ...]) -> bool:
+    return any(each.space == one.space and each.base <= one.last and one.base <= each.last for each in others)
+
+
 class Names:
     """Names by a machine's map, or else by that of a trace.
 
     Parameters
     ----------
     trace : Trace
-        Its map is used if there is no manager.
+        Its map is used where the manager has no range.
     manager : IoManager, optional
         The machine, whose register banks name registers and fields.
     """
 
     def __init__(self, trace: Trace, manager: IoManager | None = None) -> None:
-        self.ranges: tuple[TraceRange, ...] = trace.ranges if manager is None else ranges_of(manager)
+        own = () if manager is None else ranges_of(manager)
+        self.ranges: tuple[TraceRange, ...] = (*own, *(each for each in trace.ranges if not _overlaps(each, own)))
         self._order: Any = "little" if manager is None else manager.byteorder
         self._banks: dict[tuple[Space, int], RegisterBank] = {}
         for each in () if manager is None else manager.mapped_ranges():

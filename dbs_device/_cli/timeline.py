@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import Space
-from .._engine.trace_data import _range_indices
+from .._engine.trace_data import range_indices
 from ..errors import format_range
 from ..trace import Trace, TraceRange
 from .names import Names
@@ -89,7 +89,7 @@ def count_accesses(trace: Trace, names: Names, by_time: bool = True) -> Timeline
     scale = BINS / (end - start)
     columns = np.minimum(((positions - np.uint64(start)) * scale).astype(np.int64), BINS - 1)
 
-    owners = _range_indices(accesses, names.ranges)
+    owners = range_indices(accesses, names.ranges)
     groups = _grouped_ranges(owners, accesses, names.ranges)
     most_rows = max(1, min(_ROWS_OF_RANGE, _ROWS // max(1, len(groups))))
     bands: list[Band] = []
