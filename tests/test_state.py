@@ -440,6 +440,13 @@ def test_a_state_of_attributes_is_a_dict_with_all_of_them(wrong):
         Everything().load_state(wrong)
 
 
+def test_names_that_would_be_one_in_the_state_are_refused():
+    with pytest.raises(TypeError, match=r"Twice\.saved has names that differ by leading underscores only"):
+
+        class Twice(AttributeState):
+            saved: ClassVar = {"_value": None, "value": None}
+
+
 def test_protocol():
     assert isinstance(Latch(), Stateful)
     assert isinstance(Uart(), Stateful)

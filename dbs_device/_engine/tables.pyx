@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t, uintptr_t
 
 from .native cimport NativeDevice
 from .pins cimport refer_for_pins
-from .platform cimport dbs_generation_store, dbs_replace_int, dbs_word_store, set_public_name
+from .platform cimport dbs_generation_store, dbs_replace_int, dbs_word_exchange, set_public_name
 
 import warnings
 import weakref
@@ -443,20 +443,21 @@ cdef class PublishedTables:
 
     cdef int publish(self, RangeTable pio, RangeTable mmio, RangeTable background, Options options) except -1:
         """Replace the pair of tables by a new one."""
-        cdef IoTables old = self._tables
         cdef IoTables new = IoTables.__new__(IoTables)
+        cdef PyObject *old
         new.pio = pio
         new.mmio = mmio
         new.background = background
         new.options = options
         new.unowned_accesses = self._unowned_accesses
-        new.generation = old.generation + 1
-        Py_INCREF(new)  # the reference of `_tables`, where `old` leaves one
+        Py_INCREF(new)  # the reference of `_tables`, which leaves that of `old`
+        # Atomic, since `IoManager.__init__` publishes too, without the lock of transactions.
         with cython.critical_section(self):
-            dbs_word_store(dbs_tables_word(self), <uintptr_t><PyObject *>new)
-        dbs_generation_store(&self._generation, new.generation)
-        refer_for_pins(<PyObject *>old)
-        Py_DECREF(old)
+            new.generation = self._tables.generation + 1
+            old = <PyObject *>dbs_word_exchange(dbs_tables_word(self), <uintptr_t><PyObject *>new)
+            dbs_generation_store(&self._generation, new.generation)
+        refer_for_pins(old)
+        Py_DECREF(<object>old)
         return 0
 
 

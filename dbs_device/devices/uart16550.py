@@ -122,6 +122,13 @@ class Uart16550(IsaDevice):
         """The baud rate of the divisor latch, or None if it is 0."""
         return self._frequency / (16 * self._divisor) if self._divisor else None
 
+    @property
+    def room(self) -> int:
+        """How many bytes `receive` takes without a loss: none while the guest has the receiver in loopback."""
+        if self._modem_control & MODEM_LOOPBACK:
+            return 0
+        return (FIFO_SIZE if self._fifos_enabled else 1) - len(self._received)
+
     def receive(self, received: Iterable[int]) -> None:
         """Receive bytes from the peer. Bytes that do not fit are lost, and an overrun is reported."""
         if not self._modem_control & MODEM_LOOPBACK:

@@ -47,7 +47,7 @@ SECTOR_SIZE = 256 << 10
 
 # Shared interrupts.
 UART_IRQ, RTC_IRQ, PCI_IRQ, VIRTIO_IRQ = 1, 2, 3, 16
-TIMER_PPI = 30  # the physical timer of the non-secure EL1
+TIMER_PPIS = 30, 27  # the physical timer of the non-secure EL1, and the virtual timer
 
 # Phandles and cells of the device tree.
 GIC_PHANDLE, CLOCK_PHANDLE = 1, 2
@@ -103,7 +103,7 @@ class Board:
         for number, bank in enumerate(self.flash):
             bank.register(self.manager, FLASH + number * FLASH_BANK, name=f"flash{number}")
         self.gic = GicV2(interrupts=288, irqs=[irq])
-        self.timer_irq = self.gic.ppi(0, TIMER_PPI)
+        self.timer_irqs = self.gic.ppi(0, TIMER_PPIS[0]), self.gic.ppi(0, TIMER_PPIS[1])
         self.uart = Pl011(sink=serial, irq=self.gic.spi(UART_IRQ))
         self.rtc = Pl031(clock=clock, start=start, irq=self.gic.spi(RTC_IRQ))
         self.console = VirtioConsole(serial_bytes(serial))
@@ -170,7 +170,7 @@ class Board:
                     "compatible": "arm,armv8-timer",
                     "always-on": None,
                     "interrupts": [
-                        cell for ppi in (29, TIMER_PPI, 27, 26) for cell in (PPI, ppi - 16, 1 << 8 | LEVEL_HIGH)
+                        cell for ppi in (29, *TIMER_PPIS, 26) for cell in (PPI, ppi - 16, 1 << 8 | LEVEL_HIGH)
                     ],
                 },
             ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from unicorn import (
     UC_ARCH_ARM64,
@@ -30,6 +30,7 @@ from unicorn import arm64_const as arm64
 
 from dbs_device import IoManager
 from dbs_device.clock import NS_PER_SECOND, Clock
+from dbs_device.state import AttributeState
 from dbs_device.unicorn import attach
 
 __all__ = ["COUNTER_FREQUENCY", "Cpu"]
@@ -62,7 +63,6 @@ ABORTS = {
 # System registers as (op0, op1, CRn, CRm, op2).
 SystemRegister = tuple[int, int, int, int, int]
 CNTFRQ, CNTPCT, CNTVCT = (3, 3, 14, 0, 0), (3, 3, 14, 0, 1), (3, 3, 14, 0, 2)
-CNTP_TVAL, CNTP_CTL, CNTP_CVAL = (3, 3, 14, 2, 0), (3, 3, 14, 2, 1), (3, 3, 14, 2, 2)
 SPSR, ELR, VBAR, ESR, FAR = (3, 0, 4, 0, 0), (3, 0, 4, 0, 1), (3, 0, 12, 0, 0), (3, 0, 5, 2, 0), (3, 0, 6, 0, 0)
 SCTLR, CPACR, TTBR0, TTBR1, TCR = (3, 0, 1, 0, 0), (3, 0, 1, 0, 2), (3, 0, 2, 0, 0), (3, 0, 2, 0, 1), (3, 0, 2, 0, 2)
 MAIR, SP_EL0, TPIDR_EL0, TPIDR_EL1 = (3, 0, 10, 2, 0), (3, 0, 4, 1, 0), (3, 3, 13, 0, 2), (3, 0, 13, 0, 4)
@@ -75,20 +75,25 @@ VECTORS = [getattr(arm64, f"UC_ARM64_REG_V{number}") for number in range(32)]
 SAVED_CONTROL = [arm64.UC_ARM64_REG_FPCR, arm64.UC_ARM64_REG_FPSR]
 
 
-class GenericTimer:
-    """The counter and the physical timer of the processor, on the machine's clock.
+class GenericTimer(AttributeState):
+    """The counter of the processor and one of its timers, on the machine's clock.
 
     Parameters
     ----------
     clock : Clock
         The machine's time.
+    number : int
+        CRm of the timer's registers: 2 for the physical timer, 3 for the virtual one.
     irq : callable
-        The line of the timer's interrupt.
+        The line of its interrupt.
     """
 
-    def __init__(self, clock: Clock, irq: Callable[[bool], object]) -> None:
+    saved: ClassVar[Mapping[str, Any]] = {"_control": range(4), "_compare": range(1 << 64), "_timer": None}
+
+    def __init__(self, clock: Clock, number: int, irq: Callable[[bool], object]) -> None:
         self._clock = clock
         self._irq = irq
+        self._value, self._control_register, self._compare_register = ((3, 3, 14, number, op2) for op2 in range(3))
         self._control = 0
         self._compare = 0
         self._timer = clock.timer(self._update)
@@ -103,21 +108,21 @@ class GenericTimer:
             return self.count
         if register == CNTFRQ:
             return COUNTER_FREQUENCY
-        if register == CNTP_CTL:
+        if register == self._control_register:
             return self._control | (4 if self._is_due(self.count) else 0)
-        if register == CNTP_CVAL:
+        if register == self._compare_register:
             return self._compare
-        if register == CNTP_TVAL:
+        if register == self._value:
             return self._compare - self.count & 0xFFFF_FFFF
         return None
 
     def write(self, register: SystemRegister, value: int) -> bool:
         """Write a register; return whether it is one of the timer."""
-        if register == CNTP_CTL:
+        if register == self._control_register:
             self._control = value & 3
-        elif register == CNTP_CVAL:
+        elif register == self._compare_register:
             self._compare = value
-        elif register == CNTP_TVAL:
+        elif register == self._value:
             self._compare = self.count + (value & 0x7FFF_FFFF) - (value & 0x8000_0000) & (1 << 64) - 1
         else:
             return False
@@ -128,20 +133,12 @@ class GenericTimer:
         return bool(self._control & 1) and count >= self._compare
 
     def _update(self, now: int) -> None:
-        count = now * COUNTER_FREQUENCY // NS_PER_SECOND
-        is_due = self._is_due(count)
+        is_due = self._is_due(now * COUNTER_FREQUENCY // NS_PER_SECOND)
         if self._control & 1 and not is_due:
             self._timer.set(-(-self._compare * NS_PER_SECOND // COUNTER_FREQUENCY))
         else:
             self._timer.cancel()
         self._irq(is_due and not self._control & 2)
-
-    def save_state(self) -> dict[str, int]:
-        return {"control": self._control, "compare": self._compare}
-
-    def load_state(self, state: Mapping[str, int]) -> None:
-        self._control, self._compare = state["control"], state["compare"]
-        self._timer.set(0)  # looks at the time once it has been loaded, too
 
 
 class Cpu:
@@ -153,8 +150,8 @@ class Cpu:
         The address map.
     clock : Clock
         The machine's time.
-    timer_irq : callable
-        The line of the generic timer's interrupt.
+    timer_irqs : pair of callable
+        The lines of the physical and of the virtual timer's interrupt.
     call : callable
         Called with function ID and arguments of a call of firmware; returns its result.
     """
@@ -163,12 +160,12 @@ class Cpu:
         self,
         manager: IoManager,
         clock: Clock,
-        timer_irq: Callable[[bool], object],
+        timer_irqs: tuple[Callable[[bool], object], Callable[[bool], object]],
         call: Callable[[int, list[int]], int],
     ) -> None:
         self._clock = clock
         self._call = call
-        self.timer = GenericTimer(clock, timer_irq)
+        self.timers = [GenericTimer(clock, number, irq) for number, irq in zip((2, 3), timer_irqs, strict=True)]
         self.uc: Any = Uc(UC_ARCH_ARM64, UC_MODE_ARM)
         # Unicorn 2.1 stops with a prefetch abort when this firmware switches its MMU on. The firmware maps every
         # address to itself, which is what Unicorn does in this mode without looking at the guest's tables.
@@ -194,15 +191,16 @@ class Cpu:
         return False
 
     def _read_system_register(self, uc: Any, register: int, system: Any, context: object) -> bool:
-        value = self.timer.read((system.op0, system.op1, system.crn, system.crm, system.op2))
-        if value is None:
-            return False
-        uc.reg_write(register, value)
-        return True
+        key = (system.op0, system.op1, system.crn, system.crm, system.op2)
+        for timer in self.timers:
+            if (value := timer.read(key)) is not None:
+                uc.reg_write(register, value)
+                return True
+        return False
 
     def _write_system_register(self, uc: Any, register: int, system: Any, context: object) -> bool:
         key = (system.op0, system.op1, system.crn, system.crm, system.op2)
-        return self.timer.write(key, uc.reg_read(register))
+        return any(timer.write(key, uc.reg_read(register)) for timer in self.timers)
 
     # Running.
 
@@ -327,7 +325,7 @@ class Cpu:
             "vectors": [self.uc.reg_read(register).to_bytes(16, "little") for register in VECTORS],
             "control": [self.uc.reg_read(register) for register in SAVED_CONTROL],
             "system": [self.uc.cpr_read(*register) for register in SAVED_SYSTEM_REGISTERS],
-            "timer": self.timer.save_state(),
+            "timers": [timer.save_state() for timer in self.timers],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -341,5 +339,6 @@ class Cpu:
         # PSTATE first: it chooses the stack pointer.
         for register, value in reversed(list(zip(SAVED_REGISTERS, state["registers"], strict=True))):
             self.uc.reg_write(register, value)
-        self.timer.load_state(state["timer"])
+        for timer, saved in zip(self.timers, state["timers"], strict=True):
+            timer.load_state(saved)
         self.uc.ctl_flush_tb()

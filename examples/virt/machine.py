@@ -112,7 +112,7 @@ class Machine:
         self.host.transmit = self.board.net.receive
         tree = self.board.device_tree()
         self.board.ram.view[: len(tree)] = tree
-        self.cpu = Cpu(self.board.manager, self.clock, self.board.timer_irq, self._call)
+        self.cpu = Cpu(self.board.manager, self.clock, self.board.timer_irqs, self._call)
 
     def _call(self, function: int, arguments: list[int]) -> int:
         """Answer a call of firmware."""

@@ -84,6 +84,17 @@ def test_full_fifo_loses_what_comes(uart: Uart) -> None:
     assert uart[5] == 0x60
 
 
+def test_room_is_what_it_receives_without_a_loss(uart: Uart) -> None:
+    assert uart.device.room == 1
+    uart[2] = 0x01
+    uart.device.receive(b"abc")
+    assert uart.device.room == 13
+    uart.device.receive(bytes(uart.device.room))
+    assert (uart.device.room, uart[5] & 0x02) == (0, 0)
+    uart[2], uart[4] = 0x03, 0x10  # empty, and in loopback
+    assert uart.device.room == 0
+
+
 def test_trigger_level(uart: Uart) -> None:
     uart[2] = 0x41  # 4 bytes
     uart[1] = 0x01
