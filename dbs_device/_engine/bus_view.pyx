@@ -11,6 +11,7 @@ from .tables cimport (
     IoTables,
     RangeEntry,
     RangeTable,
+    Slot,
     SpaceId,
     address_object,
     current_tables,
@@ -23,10 +24,6 @@ from .tables cimport (
 from ..errors import NoDeviceError, format_count
 
 __all__ = ["Bus"]
-
-
-cdef extern from "Python.h":
-    PyObject **PySequence_Fast_ITEMS(object tuple_or_list) noexcept
 
 
 cdef object not_made_by_a_manager():
@@ -79,10 +76,14 @@ cdef class Bus:
             `addr` is not an integer.
         """
         cdef RangeTable table = self.table()
+        cdef const Slot *slot
         cdef size_t index
         if not find_range(&table.ranges, address_of(addr, self._space), &index):
             return None
-        return (<RangeEntry>PySequence_Fast_ITEMS(table.entries)[index]).device
+        slot = &table.ranges.slots[index]
+        if slot.read == NULL:
+            return (<RangeEntry>slot.target).device
+        return (<RangeEntry>table.entries[index]).device  # the target may be one that counts accesses
 
     def resolve(self, addr):
         """Return the device that owns an address or port, with base and offset. O(log(ranges)).
