@@ -185,7 +185,7 @@ cdef class GuestBus:
     cdef bint swaps_for_log
     cdef object record
 
-    def __init__(
+    def __cinit__(
         self,
         manager,
         uintptr_t uc_address,
