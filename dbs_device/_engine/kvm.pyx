@@ -66,6 +66,7 @@ cdef extern from "<linux/kvm.h>" nogil:
     static int dbs_kick_signal;
     static pthread_t dbs_main_thread;
     static struct sigaction dbs_replaced[NSIG];
+    static int dbs_replaced_numbers[NSIG], dbs_replaced_count;
 
     static void dbs_attend(void) {
         struct kvm_run *run = dbs_current_run;
@@ -121,12 +122,17 @@ cdef extern from "<linux/kvm.h>" nogil:
         action = dbs_replaced[number];
         action.sa_handler = dbs_handle_for_python;
         action.sa_flags &= ~SA_RESTART;
-        sigaction(number, &action, NULL);
+        if (sigaction(number, &action, NULL) == 0) {
+            dbs_replaced_numbers[dbs_replaced_count++] = number;
+        }
     }
 
-    static void dbs_restore_for_python(int number) {
-        if (dbs_handles(number, dbs_handle_for_python)) { /* or else a device has set another */
-            sigaction(number, &dbs_replaced[number], NULL);
+    static void dbs_restore_for_python(void) {
+        while (dbs_replaced_count > 0) {
+            int number = dbs_replaced_numbers[--dbs_replaced_count];
+            if (dbs_handles(number, dbs_handle_for_python)) { /* or else a device has set another */
+                sigaction(number, &dbs_replaced[number], NULL);
+            }
         }
     }
 
@@ -210,7 +216,7 @@ cdef extern from "<linux/kvm.h>" nogil:
     int dbs_kick_signal
     int dbs_take_kick_signal()
     void dbs_put_before_python(int number)
-    void dbs_restore_for_python(int number)
+    void dbs_restore_for_python()
     bint dbs_block_kicks(bint block)
     int dbs_flag_load(int *flag)
     void dbs_flag_store(int *flag, int value)
@@ -349,12 +355,6 @@ cdef int take_signals() except -1:
         if callable(getsignal(number)):
             dbs_put_before_python(number)
     return 0
-
-
-cdef void give_signals_back() noexcept:
-    cdef int number
-    for number in signal_numbers:
-        dbs_restore_for_python(number)
 
 
 @cython.final
@@ -610,7 +610,7 @@ cdef class Vcpu:
         if is_on_main_thread():
             runs_on_main_thread -= 1
             if runs_on_main_thread == 0:
-                give_signals_back()
+                dbs_restore_for_python()
         dbs_runner_end(&self.runner)
         dbs_current_run = outer
         self.tables = None
