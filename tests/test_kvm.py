@@ -1,13 +1,16 @@
 """`Vcpu`: a guest's accesses, exceptions, strings, kicks, signals, interrupts; several processors."""
 
+import ctypes
 import gc
 import mmap
 import os
 import random
+import re
 import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 from kvm_guest import CODE, Machine, Running, needs_kvm, wait_for
@@ -374,6 +377,29 @@ class TestKicks:
         assert results == [KICKED, True]
 
 
+class Raises(DeviceIo):
+    """Its port is a signal, which a write sends to the thread itself, by a C function: no bytecode runs behind it.
+
+    So the signal is in the window between the loop's last look at the flags and KVM_RUN.
+    """
+
+    pio_out = staticmethod(getattr(ctypes.CDLL(None), "raise"))  # its other arguments do no harm
+
+
+def test_a_signal_of_kicks_that_comes_just_before_the_guest_is_entered():
+    with Machine() as machine:
+        processor = machine.processor()
+        caught = int(re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())[1], 16)
+        kick_signal = next(number for number in range(signal.SIGRTMIN, 64) if caught >> number - 1 & 1)
+        machine.load(CODE, f"e6 {kick_signal:02x}  eb fe")
+        machine.plug(Raises(), Resource.PioAddressRange(kick_signal, 1))
+        thread = Running(processor.vcpu)
+        wait_for(lambda: processor.vcpu.counters.interruptions == 1)
+        processor.vcpu.kick()
+        assert thread.finish() is KICKED
+        assert processor.vcpu.counters.interruptions == 2
+
+
 @pytest.fixture
 def interruptible():
     """SIGINT raises KeyboardInterrupt, also where the tests run in the background."""
@@ -409,6 +435,13 @@ class TestSignals:
             sender.join()
         endless.vcpu.kick()
         assert endless.run() is KICKED
+
+    @pytest.mark.parametrize("code", ["e6 02  eb fe  ; computes", "e6 02  f4 eb fd  ; halts"])
+    def test_ctrl_c_just_before_the_guest_is_entered(self, code):
+        with Machine(code, irqchip=code.endswith("halts")) as machine:
+            machine.plug(Raises(), Resource.PioAddressRange(signal.SIGINT, 1))
+            with pytest.raises(KeyboardInterrupt):
+                machine.processor().run()
 
     def test_a_signal_that_another_thread_gets_interrupts_the_main_one(self, endless):
         done = threading.Event()
