@@ -25,6 +25,7 @@ from ._engine.access cimport (
     value_of,
     write_buffer,
 )
+from ._engine.adapters cimport prepare
 from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.guest_memory cimport memory_at
@@ -148,7 +149,7 @@ cdef class IoManager:
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False, background=None):
         cdef Options options
         cdef Tables tables
-        cdef RangeTable below = empty_table(MMIO) if background is None else background_table(background)
+        cdef RangeTable below = empty_table(MMIO)
         options.open_bus = -1
         if open_bus is not None:
             if not hasattr(open_bus, "__index__"):
@@ -169,6 +170,8 @@ cdef class IoManager:
         options.unowned = options.open_bus
         if options.log_unowned or background is not None:
             options.unowned = UNOWNED_ELSEWHERE
+        if background is not None:
+            below = background_table(background, options.big_endian)
         # Nothing runs between these two that could change the map.
         tables = tables_of(self)
         (<PublishedTables>self._published)._unowned_accesses = UnownedAccesses() if options.log_unowned else None
@@ -555,7 +558,7 @@ cdef class IoManager:
         UnhandledSpaceWarning
             The device's class has no handler for the space of a range. Once for each class.
         """
-        cdef list entries = new_entries(device, resources, name)
+        cdef list entries = new_entries(self, device, resources, name)
         cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
@@ -774,6 +777,7 @@ cdef class IoManager:
             space = Space(space)
             check_range(space, base, last)
             check_device(device)
+            prepare(device, [(space, base, last)], self.byteorder == "big")
             entries.append(new_entry(<SpaceId><int>space, base, last, device, name))
         transaction = begin_transaction(self)
         with transaction:

@@ -2,11 +2,13 @@
 
 import ctypes
 import gc
+import itertools
 import sys
 import weakref
 from pathlib import Path
 
 import pytest
+from helpers import Worker
 
 from dbs_device import (
     CallbackHandle,
@@ -325,3 +327,35 @@ def test_an_open_bus_serves_what_a_handle_would_refuse():
     assert C["mmio_load"](handle.address, 0x1000, 2) == 0xA5A5
     assert C["pio_in_string"](handle.address, 0x80, 1, ctypes.create_string_buffer(4), 4) == 4
     assert handle.pop_exception() is None
+
+
+def test_each_exception_is_popped_once_whichever_threads_latch_and_pop(impatient_interpreter):
+    raised = itertools.count()
+
+    class Failing(DeviceIo):
+        unhandled = "ignore"
+
+        def load(self, base, offset, size):
+            raise LookupError(next(raised))
+
+    handle = handle_on(Failing())
+    popped, stop = [], False
+
+    def load():
+        for _ in range(1000):
+            C["mmio_load"](handle.address, 0x1000, 4)
+
+    def pop():
+        while not stop:
+            if (error := handle.pop_exception()) is not None:
+                popped.append(error.args[0])
+
+    loaders, poppers = [Worker(load) for _ in range(2)], [Worker(pop) for _ in range(2)]
+    for loader in loaders:
+        loader.result()
+    stop = True
+    for popper in poppers:
+        popper.result()
+    while (error := handle.pop_exception()) is not None:
+        popped.append(error.args[0])
+    assert sorted(popped) == list(range(next(raised)))

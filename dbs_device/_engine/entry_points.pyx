@@ -122,10 +122,12 @@ cdef inline int make_access(
 cdef object pop_oldest(Handle *handle):
     """Remove and return the oldest pending exception; None if there is none."""
     cdef list exceptions = <list>handle.exceptions
-    if not exceptions:
-        return None
-    error = exceptions.pop(0)
-    dbs_hint_store(&handle.pending, len(exceptions))
+    cdef object guard = <object>handle.published  # not the list, which has to lock itself
+    cdef object error = None
+    with cython.critical_section(guard):
+        if exceptions:
+            error = exceptions.pop(0)
+            dbs_hint_store(&handle.pending, len(exceptions))
     return error
 
 
@@ -136,11 +138,13 @@ cdef int exception_is_set() except -1:
 
 cdef int latch_exception_that_is_set(Handle *handle) noexcept with gil:
     cdef list exceptions = <list>handle.exceptions
+    cdef object guard = <object>handle.published
     try:
         exception_is_set()
     except BaseException as error:
-        exceptions.append(error)
-        dbs_hint_store(&handle.pending, len(exceptions))
+        with cython.critical_section(guard):
+            exceptions.append(error)
+            dbs_hint_store(&handle.pending, len(exceptions))
     return 0
 
 

@@ -249,6 +249,7 @@ cdef SpaceId space_id_of(object space) except *
 cdef int check_device(object device) except -1
 cdef int warn_if_unhandled(list entries) except -1
 cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object device, object name)
+cdef RangeEntry entry_at(RangeEntry entry, uint64_t base)
 cdef Slot slot_of(RangeEntry entry) noexcept
 cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries)
 cdef RangeTable empty_table(SpaceId space)

@@ -1,12 +1,13 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from .platform cimport dbs_word
 from .tables cimport PublishedTables, RangeEntry, RangeTable, SpaceId
 
 
 cdef class ManagerState(PublishedTables):
     cdef object writer_lock
-    cdef unsigned long writer  # identity of the thread whose transaction is open, or 0
+    cdef dbs_word writer  # identity of the thread whose transaction is open, or 0
     cdef object thread_exit_guard
     cdef dict callbacks
 
@@ -65,6 +66,6 @@ cdef class Transaction:
 
 
 cdef Transaction begin_transaction(object manager)
-cdef list new_entries(object device, object resources, object name)
+cdef list new_entries(object manager, object device, object resources, object name)
 cdef tuple ranges_to_remove(object resources)
-cdef RangeTable background_table(object device)
+cdef RangeTable background_table(object device, bint big_endian)

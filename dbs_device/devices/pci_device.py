@@ -7,12 +7,15 @@ is also called ECAM. Left out: bridges, expansion ROMs, extended configuration s
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .._bus import IoManager
 from ..device import DeviceIo
 from ..errors import DeviceOverlapError, InvalidRangeError
 from ..resources import Resource
+from ..state import AttributeState, Saved
 from .pci import BAR_COUNT, BAR_IO_SPACE, COMMAND, FIRST_BAR, INTERRUPT_PIN, PciBus, PciFunction
 
 __all__ = ["PciDevice", "PciEcam"]
@@ -214,8 +217,8 @@ class PciDevice(PciFunction):
         return f"<{type(self).__name__} {self.load(0, 2):04x}:{self.load(2, 2):04x}>"
 
 
-class PciEcam(DeviceIo):
-    """The configuration space of all functions, mapped: 4 KiB for each.
+class PciEcam(AttributeState, DeviceIo):
+    """The configuration space of all functions, mapped: 4 KiB for each. Its state is that of the functions.
 
     Parameters
     ----------
@@ -229,6 +232,8 @@ class PciEcam(DeviceIo):
     size : int
         Bytes to register.
     """
+
+    saved: ClassVar[Mapping[str, Saved]] = {"bus": None}
 
     def __init__(self, bus: PciBus, buses: int = 1) -> None:
         if not 1 <= buses <= 256:

@@ -98,11 +98,12 @@ class SysTick(BankState, RegisterBank, size=0x10):
         self.reference_frequency = reference_frequency
         self._irq = Output(irq)
         self._state_lock = threading.RLock()
-        # While it counts: when it reaches 0, in cycles of the chosen clock since power-on. None: it stands still.
+        # While it counts: when it reaches 0, in cycles since power-on. None: it stands still.
         self._zero_at: int | None = None
         self._zero_until = -1  # the cycle before which it has not left 0
         self._timer = clock.timer(self._expire)
         self._calibrate()
+        self._rate = self._chosen_rate()  # at which it counts: when a write changes it, that comes later
 
     def _calibrate(self) -> None:
         if self.reference_frequency is None:
@@ -111,8 +112,7 @@ class SysTick(BankState, RegisterBank, size=0x10):
         else:
             self.CALIB.TENMS = min(max(self.reference_frequency // 100 - 1, 0), 0xFF_FFFF)
 
-    @property
-    def _rate(self) -> int:
+    def _chosen_rate(self) -> int:
         if self.reference_frequency is None or self.CSR.CLKSOURCE:
             return self.frequency
         return self.reference_frequency
@@ -161,24 +161,18 @@ class SysTick(BankState, RegisterBank, size=0x10):
                 self._irq.set(True)
                 self._irq.set(False)
 
-    @on_change(CSR.ENABLE)
-    def _enable(self, new: int, old: int) -> None:
-        now = self.clock.now()
-        with self._state_lock:
-            if new:
-                self._start(now, self.CVR.CURRENT)
-            else:
-                self._stop(self._value_at(now))
-
-    @on_change(CSR.CLKSOURCE)
-    def _choose_clock(self, new: int, old: int) -> None:
+    @on_change(CSR.ENABLE, CSR.CLKSOURCE)
+    def _change_control(self, new: int, old: int) -> None:
         now = self.clock.now()
         with self._state_lock:
             if self.reference_frequency is None:
                 self.CSR.CLKSOURCE = True
-            elif self._zero_at is not None:
-                remaining = self._zero_at - now * (self.frequency if old else self.reference_frequency) // NS_PER_SECOND
-                self._start(now, max(remaining, 1))
+            value = self._value_at(now)
+            self._rate = self._chosen_rate()
+            if self.CSR.ENABLE:
+                self._start(now, value)
+            else:
+                self._stop(value)
 
     @on_read(CSR)
     def _read_control(self, value: int) -> int | None:
@@ -217,3 +211,8 @@ class SysTick(BankState, RegisterBank, size=0x10):
             self._stop(0)
             super().reset()
             self._calibrate()
+            self._rate = self._chosen_rate()
+
+    def state_loaded(self) -> None:
+        """Count at the rate of the clock that the registers choose."""
+        self._rate = self._chosen_rate()

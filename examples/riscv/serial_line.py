@@ -88,7 +88,6 @@ class SerialLine(AttributeState):
     saved: ClassVar[dict[str, object]] = {
         "_typed": ...,
         "_line": ...,
-        "_at_end": None,
         "_quiet_since": range(1 << 63),
         "_has_sent": None,
     }
@@ -100,6 +99,10 @@ class SerialLine(AttributeState):
         self._at_end = False
         self._quiet_since = 0  # in ns of the guest's time
         self._has_sent = False  # since it was looked at
+
+    def state_loaded(self) -> None:
+        """Ask the console again, which is another one."""
+        self._at_end = False
 
     def send(self, byte: int) -> None:
         """Pass on a byte from the guest."""
