@@ -34,12 +34,12 @@ from .kvm_abi cimport (
 )
 from .kvm_signals cimport (
     dbs_block_kicks,
-    dbs_current_run,
+    dbs_exchange_run,
     dbs_flag_exchange,
     dbs_flag_load,
     dbs_flag_store,
     dbs_kick_signal,
-    dbs_main_thread,
+    dbs_note_main_thread,
     dbs_put_before_python,
     dbs_restore_for_python,
     dbs_runner,
@@ -50,7 +50,6 @@ from .kvm_signals cimport (
     dbs_runner_start,
     dbs_set_immediate_exit,
     dbs_take_kick_signal,
-    pthread_self,
 )
 from .platform cimport set_public_name
 from .recording cimport AccessLog, append
@@ -113,8 +112,7 @@ cdef int raise_os_error() except -1 with gil:
 
 cdef int take_signals() except -1:
     """Put a handler in front of those that Python code has set, so that their signals interrupt KVM_RUN in time."""
-    global dbs_main_thread
-    dbs_main_thread = pthread_self()
+    dbs_note_main_thread()
     for number in signal_numbers:
         if callable(getsignal(number)):
             dbs_put_before_python(number)
@@ -249,8 +247,9 @@ cdef class Vcpu:
         """
         cdef int reason
         cdef bint kicks_were_blocked = False
-        cdef kvm_run *outer = dbs_current_run
+        cdef kvm_run *outer
         self.start()
+        outer = dbs_exchange_run(self.kvm_run)
         try:
             kicks_were_blocked = self.enter()
             with nogil:
@@ -267,8 +266,9 @@ cdef class Vcpu:
         an instruction may make several accesses.
         """
         cdef bint kicks_were_blocked = False
-        cdef kvm_run *outer = dbs_current_run
+        cdef kvm_run *outer
         self.start()
+        outer = dbs_exchange_run(self.kvm_run)
         try:
             kicks_were_blocked = self.enter()
             with nogil:
@@ -358,8 +358,7 @@ cdef class Vcpu:
 
     cdef bint enter(self) except -1:
         """Prepare this thread; return whether it blocks the signal of kicks."""
-        global dbs_current_run, runs_on_main_thread
-        dbs_current_run = self.kvm_run
+        global runs_on_main_thread
         if is_on_main_thread():
             runs_on_main_thread += 1
             if runs_on_main_thread == 1:
@@ -368,7 +367,7 @@ cdef class Vcpu:
         return dbs_block_kicks(False)
 
     cdef int leave(self, kvm_run *outer, bint kicks_were_blocked) except -1:
-        global dbs_current_run, runs_on_main_thread
+        global runs_on_main_thread
         if kicks_were_blocked:
             dbs_block_kicks(True)
         if is_on_main_thread():
@@ -376,7 +375,7 @@ cdef class Vcpu:
             if runs_on_main_thread == 0:
                 dbs_restore_for_python()
         dbs_runner_end(&self.runner)
-        dbs_current_run = outer
+        dbs_exchange_run(outer)
         self.tables = None
         return 0
 

@@ -27,6 +27,14 @@ cdef extern from * nogil:
     static struct sigaction dbs_replaced[NSIG];
     static int dbs_replaced_numbers[NSIG], dbs_replaced_count;
 
+    static struct kvm_run *dbs_exchange_run(struct kvm_run *run) {
+        struct kvm_run *before = dbs_current_run;
+        dbs_current_run = run;
+        return before;
+    }
+
+    static void dbs_note_main_thread(void) { dbs_main_thread = pthread_self(); }
+
     static void dbs_attend(void) {
         struct kvm_run *run = dbs_current_run;
         if (run != NULL) {
@@ -163,9 +171,8 @@ cdef extern from * nogil:
     bint dbs_runner_start(dbs_runner *runner)
     void dbs_runner_end(dbs_runner *runner)
     void dbs_runner_signal(dbs_runner *runner)
-    pthread_t pthread_self()
-    pthread_t dbs_main_thread
-    kvm_run *dbs_current_run
+    kvm_run *dbs_exchange_run(kvm_run *run)
+    void dbs_note_main_thread()
     int dbs_kick_signal
     int dbs_take_kick_signal()
     void dbs_put_before_python(int number)
