@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,7 +43,7 @@ class CfiFlash(AttributeState):
 
     While it is read as an array, which is nearly always, a `Rom` over its contents is on the bus: a bridge that maps
     memory lets the guest read and execute it at full speed. Commands, which are writes, are trapped; while one is
-    under way, a device takes the place of the `Rom`. Only one thread may access it.
+    under way, a device takes the place of the `Rom`. Any thread may access it.
 
     Parameters
     ----------
@@ -112,6 +113,7 @@ class CfiFlash(AttributeState):
         self.width = width
         self.chip_width = chip_width
         self.rom = Rom(self._view, on_write=self._write)
+        self._lock = threading.RLock()
         self._busy = _Commands(self)
         self._shown: Rom | DeviceIo = self.rom
         self._places: list[tuple[IoManager, Resource, str | None]] = []
@@ -182,8 +184,9 @@ class CfiFlash(AttributeState):
 
     def _write(self, offset: int, data: bytes) -> None:
         """Take a write cycle, or several if the write is wider than the bus."""
-        for position in range(0, len(data), self.width):
-            self._cycle(offset + position, data[position : position + self.width])
+        with self._lock:
+            for position in range(0, len(data), self.width):
+                self._cycle(offset + position, data[position : position + self.width])
 
     def _cycle(self, offset: int, data: bytes) -> None:
         if self._remaining:

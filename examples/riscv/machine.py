@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -101,7 +102,7 @@ class Machine(AttributeState):
         Where the time of the host went.
     """
 
-    saved: ClassVar[dict[str, object]] = {"_is_between": None}
+    saved: ClassVar[Mapping[str, Any]] = {"_is_between": None}
 
     def __init__(
         self,

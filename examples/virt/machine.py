@@ -18,7 +18,7 @@ from .cpu import Cpu
 from .network import Host
 from .serial_line import SerialLine
 
-__all__ = ["COUNTED_STEP", "DEBIAN_FIRMWARE", "END_OF_INPUT", "Machine", "erased_flash", "flash_of"]
+__all__ = ["COUNTED_STEP", "DEBIAN_FIRMWARE", "END_OF_INPUT", "POWER_ON", "Machine", "erased_flash", "flash_of"]
 
 DEBIAN_FIRMWARE = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 POWER_ON = datetime(2024, 2, 29, 12, 34, 56)
@@ -62,8 +62,8 @@ class Machine:
         By default, time is counted by its reads, so that every run is the same.
     ram_size : int
         Bytes, a multiple of a page.
-    start : datetime
-        Date and time at power-on.
+    start : datetime or None
+        Date and time at power-on; None for the host's.
     console : Console
         What the serial line leads to.
     files : mapping of str to bytes
@@ -90,7 +90,7 @@ class Machine:
         disk: Storage | None = None,
         clock: Clock | None = None,
         ram_size: int = 128 << 20,
-        start: datetime = POWER_ON,
+        start: datetime | None = POWER_ON,
         files: Mapping[str, bytes] | None = None,
         seed: int = 0,
     ) -> None:
