@@ -9,7 +9,7 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc test test-fast lint coverage annotate bench bench-check wheel clean
+.PHONY: help set-up set-up-bench demo pc test test-fast lint docs coverage annotate bench bench-check wheel clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +43,9 @@ lint: set-up ## check style and types
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
 
+docs: set-up ## build the documentation site, docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
 
@@ -59,6 +62,6 @@ wheel: set-up ## build dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info
+	rm -rf $(VENV) build dist bench-report benchmarks/_build docs/_build *.egg-info
 	find dbs_device -type f \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
