@@ -13,7 +13,9 @@ import dbs_device
 from dbs_device import Resource, ResourceConstraint, resources
 
 MODULES = ["dbs_device"] + [
-    f"dbs_device.{each.name}" for each in pkgutil.iter_modules(dbs_device.__path__) if not each.name.startswith("_")
+    each.name
+    for each in pkgutil.walk_packages(dbs_device.__path__, "dbs_device.")
+    if not each.ispkg and "._" not in each.name
 ]
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 

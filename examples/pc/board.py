@@ -10,28 +10,30 @@ from datetime import datetime
 
 from dbs_device import DeviceResources, IoManager, Transaction
 from dbs_device.clock import Clock
+from dbs_device.devices._common import Irq
+from dbs_device.devices._isa import ByteSink, PcDevice
+from dbs_device.devices.acpi_pm import AcpiPm
+from dbs_device.devices.apm import ApmPorts
+from dbs_device.devices.ata import AtaDisk, IdeChannel
+from dbs_device.devices.debug_console import DebugConsole
+from dbs_device.devices.dma8237 import Dma8237, DmaPages
+from dbs_device.devices.fw_cfg import MAX_CPUS, NB_CPUS, FwCfg
+from dbs_device.devices.i440fx import HostBridge, Smram
+from dbs_device.devices.i8042 import I8042
+from dbs_device.devices.io_apic import IoApic
+from dbs_device.devices.local_apic import LocalApic
+from dbs_device.devices.pci import PciConfigPorts
+from dbs_device.devices.pic8259 import Elcr, PicPair
+from dbs_device.devices.piix import IdeController, IsaBridge, PowerManagement
+from dbs_device.devices.pit8254 import Pit8254
+from dbs_device.devices.port61 import SystemControlPortB
+from dbs_device.devices.port92 import SystemControlPortA
+from dbs_device.devices.rtc_mc146818 import CmosRtc
+from dbs_device.devices.uart16550 import Uart16550
+from dbs_device.devices.vbe_dispi import VbeDispi
+from dbs_device.devices.vga import Vga
+from dbs_device.interrupts import IrqLine
 
-from .devices.acpi_pm import AcpiPm
-from .devices.apm import ApmPorts
-from .devices.ata import AtaDisk, IdeChannel
-from .devices.common import ByteSink, IrqLine, PcDevice
-from .devices.debug_console import DebugConsole
-from .devices.dma8237 import Dma8237, DmaPages
-from .devices.fw_cfg import MAX_CPUS, NB_CPUS, FwCfg
-from .devices.i440fx import HostBridge, Smram
-from .devices.i8042 import I8042
-from .devices.io_apic import IoApic
-from .devices.local_apic import LocalApic
-from .devices.pci import PciConfigPorts
-from .devices.pic8259 import Elcr, PicPair
-from .devices.piix import IdeController, IsaBridge, PowerManagement
-from .devices.pit8254 import Pit8254
-from .devices.port61 import SystemControlPortB
-from .devices.port92 import SystemControlPortA
-from .devices.rtc_mc146818 import CmosRtc
-from .devices.uart16550 import Uart16550
-from .devices.vbe_dispi import VbeDispi
-from .devices.vga import Vga
 from .meter import AccessMeter
 
 __all__ = ["Board"]
@@ -64,6 +66,14 @@ class Board:
         Receive the bytes that the guest sends to COM1 and to the debug console.
     stop : callable
         Called with the reason when the guest powers the machine off or resets it.
+    lines : callable, optional
+        Returns the interrupt line of a number, 0..15, for a processor that has controllers of its own; the board's are
+        then on the bus, with nothing on their inputs.
+
+    Attributes
+    ----------
+    intr : IrqLine
+        The output of the board's interrupt controllers, for a processor to connect to.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class Board:
         serial: ByteSink,
         debug: ByteSink,
         stop: Callable[[str], None],
+        lines: Callable[[int], Irq] | None = None,
     ) -> None:
         self.manager = IoManager(open_bus=0xFF)
         self.clock = clock
@@ -84,8 +95,9 @@ class Board:
         def reset() -> None:
             stop("reset")
 
-        self.pics = PicPair()
-        line = self.pics.line
+        self.intr = IrqLine()
+        self.pics = PicPair(irq=self.intr)
+        line = lines or self.pics.line
         self.pit = Pit8254(clock, lambda: _edge(line(0)))
         self.keyboard_controller = I8042(line(1), line(12), reset)
         self.uart = Uart16550(serial, line(4), COM1)
@@ -169,7 +181,7 @@ class Board:
         return list(self._meters.values())
 
 
-def _edge(line: IrqLine) -> None:
+def _edge(line: Irq) -> None:
     """Make a rising edge. The level stays high: falling before the acknowledge would withdraw the request."""
     line(False)
     line(True)

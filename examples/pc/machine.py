@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from dbs_device.clock import NS_PER_SECOND, Clock, CountedClock
+from dbs_device.devices._isa import ByteSink
+from dbs_device.devices.ata import AtaDisk
 
 from .board import Board
-from .devices.ata import AtaDisk
-from .devices.common import ByteSink
 from .processor import NewProcessor, Processor
 from .unicorn_processor import UnicornProcessor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -17,7 +18,7 @@ HOST_BRIDGE = 0x8000_0000
 class Guest:
     """Programs the board's bridges, in place of firmware."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Callable[[int], Callable[[bool], object]] | None = None) -> None:
         self.stops: list[str] = []
         self.board = Board(
             CountedClock(),
@@ -28,6 +29,7 @@ class Guest:
             serial=lambda byte: None,
             debug=lambda byte: None,
             stop=self.stops.append,
+            lines=lines,
         )
         self.bus = self.board.manager
 
@@ -149,3 +151,29 @@ def test_board_names_what_it_consists_of(guest: Guest) -> None:
         guest.bus.pio_out(0xCF8, 4, 1 << 31 | function)
         ids.append(guest.bus.pio_in(0xCFC, 4))
     assert ids == [0x1237_8086, 0x7000_8086, 0x7010_8086, 0x7113_8086]
+
+
+def press_key(guest: Guest) -> None:
+    guest.bus.pio_out(0x64, 1, 0x60)  # the keyboard may interrupt
+    guest.bus.pio_out(0x60, 1, 0x01)
+    guest.board.keyboard_controller.keyboard.type("a")
+
+
+def test_a_processor_hears_of_interrupts_of_the_boards_controllers(guest: Guest) -> None:
+    levels: list[bool] = []
+    guest.board.intr.connect(levels.append)
+    for port, word in ((0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, 0x00)):
+        guest.bus.pio_out(port, 1, word)
+    press_key(guest)
+    assert levels == [True]
+    assert guest.board.pics.acknowledge() == 0x09
+    assert levels == [True, False]
+
+
+def test_devices_may_have_the_lines_of_other_controllers() -> None:
+    edges: list[tuple[int, bool]] = []
+    guest = Guest(lambda irq: lambda level: edges.append((irq, level)))
+    edges.clear()
+    press_key(guest)
+    assert (1, True) in edges
+    assert not guest.board.intr.level

@@ -19,11 +19,11 @@ pytest.importorskip("rich", reason="the summary of the example PC is printed wit
 
 from dbs_device import IoManager
 from dbs_device.clock import HostClock
+from dbs_device.devices.ata import AtaDisk
 from dbs_device.trace import Trace, TraceRecorder
 from dbs_device.unicorn import attach
 from examples.pc.__main__ import main
 from examples.pc.cpu import Connect, UnsupportedInterruptError, connect_by_callbacks
-from examples.pc.devices.ata import AtaDisk
 from examples.pc.machine import BOOT_SECTOR, DEBIAN_ROM, DEBIAN_VGABIOS, Machine, open_disk
 from examples.pc.processor import NewProcessor
 from examples.pc.terminal import PlainText

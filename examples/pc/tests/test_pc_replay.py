@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from dbs_device.clock import CountedClock
+from dbs_device.devices.ata import SECTOR_SIZE, AtaDisk
 from dbs_device.trace import Access, Space, Trace, replay
 from examples.pc.board import Board
-from examples.pc.devices.ata import SECTOR_SIZE, AtaDisk
 
 TRACE = Path(__file__).parents[3] / "tests" / "data" / "seabios_uc_trace.npz"
 

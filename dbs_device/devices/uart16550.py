@@ -1,0 +1,193 @@
+"""Serial port: a 16550A UART with its FIFOs.
+
+Datasheet: National Semiconductor PC16550D.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from ..resources import Resource
+from ._common import Irq
+from ._isa import ByteSink, IsaDevice
+
+__all__ = ["Uart16550"]
+
+
+class Register:
+    """Offsets of the registers."""
+
+    DATA = 0  # with DLAB set, the low byte of the divisor
+    INTERRUPT_ENABLE = 1  # with DLAB set, the high byte of the divisor
+    INTERRUPT_ID = 2  # read
+    FIFO_CONTROL = 2  # written
+    LINE_CONTROL = 3
+    MODEM_CONTROL = 4
+    LINE_STATUS = 5
+    MODEM_STATUS = 6
+    SCRATCH = 7
+
+
+ENABLE_RECEIVED, ENABLE_TRANSMITTER_EMPTY, ENABLE_LINE_STATUS, ENABLE_MODEM_STATUS = 0x01, 0x02, 0x04, 0x08
+ID_NONE, ID_MODEM_STATUS, ID_TRANSMITTER_EMPTY, ID_RECEIVED, ID_LINE_STATUS = 0x01, 0x00, 0x02, 0x04, 0x06
+ID_TIMEOUT = 0x0C
+ID_FIFOS_ENABLED = 0xC0
+FIFO_ENABLE, FIFO_CLEAR_RECEIVER = 0x01, 0x02
+DIVISOR_LATCH_ACCESS = 0x80  # line control
+MODEM_OUT2, MODEM_LOOPBACK = 0x08, 0x10  # modem control
+DATA_READY, OVERRUN_ERROR, TRANSMITTER_EMPTY = 0x01, 0x02, 0x60  # line status; the last one is THRE and TEMT
+CTS, DSR, RING, DCD = 0x10, 0x20, 0x40, 0x80  # modem status; the lower half shows what has changed
+
+FIFO_SIZE = 16
+TRIGGER_LEVELS = (1, 4, 8, 14)
+CLOCK = 1_843_200  # Hz
+
+
+class Uart16550(IsaDevice):
+    """The chip, with a peer that is always connected and accepts every byte at once.
+
+    Parameters
+    ----------
+    sink : callable
+        Called with each byte that the guest sends.
+    irq : callable
+        The interrupt line, which OUT2 enables, as on every PC.
+    base : int
+        First of its eight ports.
+    """
+
+    def __init__(self, sink: ByteSink, irq: Irq, base: int = 0x3F8) -> None:
+        super().__init__(Resource.PioAddressRange(base, 8))
+        self._sink = sink
+        self._irq = irq
+        self._divisor = 0
+        self._interrupt_enable = 0
+        self._fifo_control = 0
+        self._line_control = 0
+        self._modem_control = 0
+        self._scratch = 0
+        self._received: deque[int] = deque()
+        self._overrun = False
+        self._transmitter_empty_pending = False
+        self._modem_lines = CTS | DSR | DCD
+        self._modem_changes = 0
+
+    @property
+    def baud(self) -> float | None:
+        """The baud rate of the divisor latch, or None if it is 0."""
+        return CLOCK / (16 * self._divisor) if self._divisor else None
+
+    def receive(self, received: Iterable[int]) -> None:
+        """Receive bytes from the peer. Bytes that do not fit are lost, and an overrun is reported."""
+        if not self._modem_control & MODEM_LOOPBACK:
+            self._store_received(received)
+
+    def _store_received(self, received: Iterable[int]) -> None:
+        for byte in received:
+            if len(self._received) < (FIFO_SIZE if self._fifos_enabled else 1):
+                self._received.append(byte)
+                continue
+            self._overrun = True
+            if not self._fifos_enabled:
+                self._received[0] = byte  # the holding register is overwritten; a full FIFO is not
+        self._update_irq()
+
+    def in8(self, base: int, offset: int) -> int:
+        if offset <= Register.INTERRUPT_ENABLE and self._line_control & DIVISOR_LATCH_ACCESS:
+            return self._divisor >> 8 * offset & 0xFF
+        match offset:
+            case Register.DATA:
+                value = self._received.popleft() if self._received else 0
+            case Register.INTERRUPT_ENABLE:
+                value = self._interrupt_enable
+            case Register.INTERRUPT_ID:
+                value = self._interrupt_id()
+                if value & 0x0F == ID_TRANSMITTER_EMPTY:
+                    self._transmitter_empty_pending = False  # reading its identification clears it
+                if self._fifos_enabled:
+                    value |= ID_FIFOS_ENABLED
+            case Register.LINE_CONTROL:
+                value = self._line_control
+            case Register.MODEM_CONTROL:
+                value = self._modem_control
+            case Register.LINE_STATUS:
+                value = self._line_status()
+                self._overrun = False
+            case Register.MODEM_STATUS:
+                value = self._modem_inputs() | self._modem_changes
+                self._modem_changes = 0
+            case _:
+                value = self._scratch
+        self._update_irq()
+        return value
+
+    def out8(self, base: int, offset: int, value: int) -> None:
+        if offset <= Register.INTERRUPT_ENABLE and self._line_control & DIVISOR_LATCH_ACCESS:
+            self._divisor = self._divisor & ~(0xFF << 8 * offset) | value << 8 * offset
+            return
+        match offset:
+            case Register.DATA:
+                self._transmit(value)
+            case Register.INTERRUPT_ENABLE:
+                if value & ~self._interrupt_enable & ENABLE_TRANSMITTER_EMPTY:
+                    self._transmitter_empty_pending = True
+                self._interrupt_enable = value & 0x0F
+            case Register.FIFO_CONTROL:
+                if (value ^ self._fifo_control) & FIFO_ENABLE or value & FIFO_CLEAR_RECEIVER:
+                    self._received.clear()
+                self._fifo_control = value
+            case Register.LINE_CONTROL:
+                self._line_control = value
+            case Register.MODEM_CONTROL:
+                before = self._modem_inputs()
+                self._modem_control = value & 0x1F
+                self._note_modem_changes(before)
+            case Register.SCRATCH:
+                self._scratch = value
+        self._update_irq()
+
+    def _transmit(self, byte: int) -> None:
+        self._transmitter_empty_pending = True  # it has already been sent
+        if self._modem_control & MODEM_LOOPBACK:
+            self._store_received((byte,))
+        else:
+            self._sink(byte)
+
+    @property
+    def _fifos_enabled(self) -> bool:
+        return bool(self._fifo_control & FIFO_ENABLE)
+
+    def _line_status(self) -> int:
+        return TRANSMITTER_EMPTY | (DATA_READY if self._received else 0) | (OVERRUN_ERROR if self._overrun else 0)
+
+    def _modem_inputs(self) -> int:
+        control = self._modem_control
+        if not control & MODEM_LOOPBACK:
+            return self._modem_lines
+        # Loopback: DTR, RTS, OUT1 and OUT2 are read as DSR, CTS, RI and DCD.
+        return (control & 1) << 5 | (control & 2) << 3 | (control & 4) << 4 | (control & 8) << 4
+
+    def _note_modem_changes(self, before: int) -> None:
+        after = self._modem_inputs()
+        changed = before ^ after
+        self._modem_changes |= (changed & (CTS | DSR | DCD)) >> 4 | (before & ~after & RING) >> 4
+
+    def _interrupt_id(self) -> int:
+        """Return the pending interrupt of the highest priority."""
+        enabled = self._interrupt_enable
+        if enabled & ENABLE_LINE_STATUS and self._overrun:
+            return ID_LINE_STATUS
+        if enabled & ENABLE_RECEIVED and self._received:
+            trigger = TRIGGER_LEVELS[self._fifo_control >> 6] if self._fifos_enabled else 1
+            # Bytes below the trigger level are reported once the line is idle, which it is: they arrive at once.
+            return ID_RECEIVED if len(self._received) >= trigger else ID_TIMEOUT
+        if enabled & ENABLE_TRANSMITTER_EMPTY and self._transmitter_empty_pending:
+            return ID_TRANSMITTER_EMPTY
+        if enabled & ENABLE_MODEM_STATUS and self._modem_changes:
+            return ID_MODEM_STATUS
+        return ID_NONE
+
+    def _update_irq(self) -> None:
+        connected = self._modem_control & MODEM_OUT2 and not self._modem_control & MODEM_LOOPBACK
+        self._irq(bool(connected) and self._interrupt_id() != ID_NONE)

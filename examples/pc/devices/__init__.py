@@ -1,1 +1,0 @@
-"""The devices of the PC, one module each, every one named after the chip whose datasheet it follows."""
