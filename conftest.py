@@ -11,12 +11,19 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("default", derandomize=False, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# An installed package is tested by a copy of the tests without the source tree, which these are about, or compile with.
+SOURCE_TESTS = ("abi", "benchmarks", "embedding", "installation", "layers", "registers_native", "release", "site")
+collect_ignore = (
+    [] if Path(__file__).with_name("setup.py").exists() else [f"tests/test_{name}.py" for name in SOURCE_TESTS]
+)
 
 
 def pytest_configure() -> None:
