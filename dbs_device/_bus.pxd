@@ -100,7 +100,27 @@ cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) 
 cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
 
-# The same on the tables that the manager has at the moment of the call.
+# Strings: `count` items of `size` bytes of one port, as REP INS and REP OUTS access it. There is one look-up, and for a
+# Python device the GIL is taken once. The first `done` items have been made before. Each item is an access of its own:
+# a handler may change the map, and the next item goes by the new one. The result is
+#   0   `done` is `count`; or at least one more item was done, and the tables are no longer current: take the manager's
+#       new ones, and call again.
+#   1   item number `done` is unowned. To go on behind it (an open bus), count it yourself, and call again.
+#   -1  the device has failed in item number `done`; or ValueError, as above.
+# `tables` came from `manager`.
+cdef int c_pio_in_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) except -1 nogil
+cdef int c_pio_out_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, const uint8_t *data, size_t count, size_t *done
+) except -1 nogil
+
+# What the methods of `IoManager` do when the result of an access is 1: nothing (0) where the bus is open, else -1 with
+# the `NoDeviceError`. Call it with the tables, address and size of the access.
+cdef int c_mmio_unowned(IoTables tables, uint64_t address, size_t size) except -1 nogil
+cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 nogil
+
+# The accesses on the tables that the manager has at the moment of the call.
 cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil
 cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil
 cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil

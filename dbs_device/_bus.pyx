@@ -9,6 +9,7 @@ of a native device, the bound handlers of a Python device. ``_engine/access`` ca
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ._engine.access cimport (
     address_of,
@@ -20,10 +21,11 @@ from ._engine.access cimport (
     read_buffer,
     size_of,
     store,
+    unowned_is_served,
     value_of,
     write_buffer,
 )
-from ._engine.batch cimport Batch, new_batch
+from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.platform cimport set_public_name
 from ._engine.tables cimport (
@@ -41,7 +43,7 @@ from ._engine.tables cimport (
     pin,
     unpin,
 )
-from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries
+from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries, ranges_to_remove
 
 import copyreg
 import functools
@@ -49,7 +51,8 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import MappedRange, check_range, render_map, same_map, trapped_ranges
+from ._engine.address_map import MappedRange, check_range, render_map, same_map
+from ._engine.public import set_attributes
 from ._engine.unowned import UnownedAccesses
 from .address import Space
 from .errors import format_count
@@ -67,17 +70,6 @@ cdef tuple all_ranges(IoManager manager):
     """Return a consistent snapshot of the ranges of both spaces, as MappedRange."""
     cdef Tables tables = tables_of(manager)
     return mapped_ranges(list(tables.mmio.entries + tables.pio.entries))
-
-
-cdef int set_attributes(object instance, object state) except -1:
-    """Set the attributes that `object.__getstate__` returned for the original: the __dict__, and slots if any."""
-    attributes, slots = state if isinstance(state, tuple) else (state, None)
-    if attributes:
-        instance.__dict__.update(attributes)
-    if slots:
-        for name, value in slots.items():
-            setattr(instance, name, value)
-    return 0
 
 
 @cython.no_gc_clear  # C code reads `_published` without a check; ManagerState is cleared in its place
@@ -517,7 +509,8 @@ cdef class IoManager:
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those other than PIO and MMIO ranges are ignored.
+            Those other than PIO and MMIO ranges are ignored. Memory (`dbs_device.memory.Ram` and `Rom`) is also mapped
+            to `MemAddressRange` resources.
         name : str, optional
             The device's name in the map, errors, notes and traces.
 
@@ -526,7 +519,7 @@ cdef class IoManager:
         DeviceOverlapError
             A range overlaps a registered one, or another one of `resources`.
         InvalidRangeError
-            A range is empty, or runs past the end of its space.
+            A range is empty, runs past the end of its space, or is larger than the memory to be mapped there.
         TransactionError
             This thread has a transaction open.
         TypeError
@@ -553,8 +546,8 @@ cdef class IoManager:
         Parameters
         ----------
         resources : iterable of Resource
-            Each range must be registered with the same base and size. Resources other than PIO and MMIO ranges are
-            ignored.
+            Each range must be registered with the same base and size. A `MemAddressRange` unmaps memory that is
+            registered with this base and size, and is ignored otherwise, as all other resources are.
 
         Raises
         ------
@@ -567,7 +560,7 @@ cdef class IoManager:
         TypeError
             `resources` holds something other than resources.
         """
-        cdef list ranges = trapped_ranges(resources)
+        cdef tuple ranges = ranges_to_remove(resources)
         cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.remove_ranges(ranges)
@@ -799,6 +792,29 @@ cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) 
 
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
     return c_write(<Tables>tables, PIO, port, data, size)
+
+
+cdef int c_pio_in_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    cdef int result = in_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+    if result == 1 and (<Tables>tables).options.open_bus < 0:
+        memset(data + done[0] * size, 0, size)
+    return result
+
+
+cdef int c_pio_out_string(
+    IoManager manager, IoTables tables, uint64_t port, size_t size, const uint8_t *data, size_t count, size_t *done
+) except -1 nogil:
+    return out_string(<PublishedTables>manager._published, <Tables>tables, port, size, data, count, done)
+
+
+cdef int c_mmio_unowned(IoTables tables, uint64_t address, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, MMIO, address, size)
+
+
+cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 nogil:
+    return unowned_is_served(<Tables>tables, PIO, port, size)
 
 
 # ----------------------------------------------------------------------------- C: on a manager

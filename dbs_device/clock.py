@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from operator import index
 from typing import Any, ClassVar, TypeAlias
 
+from .errors import StateError
+
 __all__ = ["NS_PER_SECOND", "Callback", "Clock", "CountedClock", "HostClock", "Timer"]
 
 NS_PER_SECOND = 1_000_000_000
@@ -76,19 +78,20 @@ class Timer:
         entry = self._entry
         return None if entry is None else [entry[0], entry[1]]
 
-    def load_state(self, state: list[int] | None) -> None:
-        """Set or cancel the timer as it was when the state was saved.
+    def check_state(self, state: list[int] | None) -> None:
+        """Raise `StateError` for a state that `save_state` does not return."""
+        if state is not None and (
+            not isinstance(state, list) or len(state) != 2 or any(type(each) is not int for each in state)
+        ):
+            raise StateError(f"a Timer is set for [when, order], or is None; not {state!r}")
 
-        Parameters
-        ----------
-        state : list of int, or None
-            As `save_state` returns it; a `ValueError` or `TypeError` for anything else.
-        """
+    def load_state(self, state: list[int] | None) -> None:
+        """Set or cancel the timer as it was when the state was saved. A `StateError` of `check_state` leaves it."""
+        self.check_state(state)
         if state is None:
             self.cancel()
         else:
-            when, order = state
-            self._clock._set(self, index(when), index(order))
+            self._clock._set(self, *state)
 
     def __repr__(self) -> str:
         return f"<Timer, {'not set' if self.when is None else f'at {self.when} ns'}>"
@@ -207,12 +210,23 @@ class Clock(ABC):
         """Return the time. Timers are their devices', which save and load them."""
         return {"time": self.read()}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state that is not one of a clock."""
+        match state:
+            case {"time": int(now), **rest} if now >= 0 and type(now) is int and not rest:
+                return
+        raise StateError(f"the state of a clock has its time in ns, not {state!r}")
+
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from the time of a saved state. Timers that are set stay set."""
-        now = index(state["time"])
-        if now < 0:
-            raise ValueError(f"time begins at 0 ns, not at {now}")
-        self._set_time(now)
+        """Go on from the time of a saved state. Timers that are set stay set.
+
+        Raises
+        ------
+        StateError
+            The state is not one of a clock. Nothing is changed.
+        """
+        self.check_state(state)
+        self._set_time(state["time"])
         event = self.next_event()
         if event is not None:
             self._tell(event)

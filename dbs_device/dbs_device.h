@@ -22,8 +22,8 @@
  * it. Those that are pending when the handle is destroyed are passed to sys.unraisablehook.
  *
  * When no device owns an address, or `base` takes it past the end of the space, loads give the manager's open-bus byte
- * in every place, or 0 if it has none, and stores do nothing; that is not an exception. Values to be stored are masked
- * to their size.
+ * in every place, or 0 if it has none, and stores do nothing; that is not an exception, unless refuse_unowned() says so.
+ * Values to be stored are masked to their size.
  */
 #ifndef DBS_DEVICE_H
 #define DBS_DEVICE_H
@@ -62,6 +62,16 @@ typedef struct dbs_device_api {
     void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle);
     uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle);
     void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle);
+
+    /* `count` items of `size` bytes of one port, as REP INS and REP OUTS access it: the GIL is taken once for all. Each
+       item is an access of its own, and goes by the ranges that the manager has then. They return how many items were
+       done; fewer than `count` only while an exception is pending, and the rest of `data` is zero then. */
+    size_t (*pio_in_string)(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count);
+    size_t (*pio_out_string)(void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count);
+
+    /* From now on, unowned accesses follow the manager's rule, as those of Python do: unless its bus is open, each
+       latches a NoDeviceError. With refuse = 0, the default, none does. Call it while no access is under way. */
+    void (*refuse_unowned)(void *handle, int refuse);
 } dbs_device_api;
 
 /* Import the package, with the GIL held. NULL, with an ImportError set, unless the package has the version and all the

@@ -18,10 +18,12 @@ import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
 from ._engine.address_map import trapped_ranges
+from ._engine.memory import HostMemory
 from ._engine.transactions import Transaction
 from .context import DeviceManagerContext, IoManagerContext
 from .device import DeviceIo, DeviceIoMut, Mutex
@@ -32,9 +34,11 @@ from .errors import (
     TransactionError,
     UnknownDeviceError,
     add_note,
+    format_range,
 )
 from .resource_manager import ResourceManager
-from .resources import DeviceResources, ResourceConstraint
+from .resources import DeviceResources, MemAddressRange, ResourceConstraint
+from .state import MachineState, Part
 
 __all__ = [
     "DeviceManager",
@@ -288,6 +292,64 @@ class DeviceManager(Mapping[str, DeviceIo]):
         """
         return DeviceResources(self._entry(name).resources)
 
+    # -- the state
+
+    def save_state(self, also: Mapping[str, object] | None = None) -> MachineState:
+        """Return the states of all devices, with their resources and ranges. The guest must not run.
+
+        Parameters
+        ----------
+        also : mapping of str to Stateful, optional
+            Other parts of the machine, by names that no device has: a clock, memory, a CPU.
+
+        Returns
+        -------
+        MachineState
+            By the names of the devices and of the other parts.
+
+        Raises
+        ------
+        StateError
+            A device or part has no state (`dbs_device.state.Stateful`). It is named.
+        DuplicateDeviceError
+            A part has the name of a device.
+        Exception
+            Whatever a device or part raises.
+        """
+        return MachineState._collect(self._parts(also))
+
+    def restore_state(self, state: MachineState, also: Mapping[str, object] | None = None) -> None:
+        """Load a state into all devices, or into none. The guest must not run.
+
+        A device that moves its ranges while the guest runs does so when it loads its state.
+
+        Parameters
+        ----------
+        state : MachineState
+            Of a manager with the same devices: their names, types, versions and resources.
+        also : mapping of str to Stateful, optional
+            As of `save_state`.
+
+        Raises
+        ------
+        StateError
+            The devices and parts are not those of the state, or one refuses its state, or is then not at the ranges
+            at which it was. Nothing is changed: what had been loaded is undone.
+        DuplicateDeviceError
+            A part has the name of a device.
+        """
+        if not isinstance(state, MachineState):
+            raise TypeError(f"a manager restores a MachineState, not {type(state).__name__}")
+        state._apply(self._parts(also))
+
+    def _parts(self, also: Mapping[str, object] | None) -> dict[str, Part]:
+        parts = {}
+        for name, entry in self._entries.items():
+            if also is not None and name in also:
+                raise DuplicateDeviceError(name, entry.device)
+            parts[name] = Part(entry.device, tuple(map(repr, entry.resources)), partial(_ranges_of, entry))
+        return parts | {name: Part(target) for name, target in (also or {}).items()}
+
     # -- as a mapping
 
     # A manager is equal only to itself, whatever it contains.
@@ -366,9 +428,12 @@ class DeviceManager(Mapping[str, DeviceIo]):
         )
 
     def _unmap(self, ctx: Any, device: DeviceIo, trapped: DeviceResources) -> None:
+        if not isinstance(device, HostMemory) and trapped.get_mem_address_ranges():
+            # The device's memory is not on the bus, but that of another device may be at the same addresses.
+            trapped = DeviceResources(each for each in trapped if not isinstance(each, MemAddressRange))
         if isinstance(ctx, Transaction):
             # Unregistering goes by base and size alone. If the device has moved, another one may own the range.
-            for space, base, last in trapped_ranges(trapped):
+            for space, base, last in trapped_ranges(trapped, isinstance(device, HostMemory)):
                 if ctx.find(space, base) is not device:
                     raise NoDeviceError(space, base, last - base + 1, exact=True)
         self.io_context.unregister_device_io(ctx, trapped)
@@ -441,6 +506,12 @@ def _trapped(device: DeviceIo, resources: DeviceResources) -> DeviceResources:
     """Return the resources that a device, to which `resources` are assigned, is to be registered for."""
     trapped = DeviceResources(device.get_trapped_io_resources())
     return trapped if trapped or device.get_assigned_resources() else resources
+
+
+def _ranges_of(entry: _Entry) -> tuple[str, ...]:
+    """Return where a device says that it is to be registered now."""
+    trapped = trapped_ranges(_trapped(entry.device, entry.resources), isinstance(entry.device, HostMemory))
+    return tuple(f"{space} {format_range(base, last)}" for space, base, last in trapped)
 
 
 def _attempt(step: Callable[[], None], failure: BaseException) -> None:

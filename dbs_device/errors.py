@@ -19,10 +19,13 @@ __all__ = [
     "InvalidRangeError",
     "InvalidResourceRangeError",
     "LayoutError",
+    "MemoryBoundsError",
     "NoAvailableResourceError",
     "NoDeviceError",
+    "NotRamError",
     "RegisterAccessError",
     "ResourceError",
+    "RomWriteError",
     "StateError",
     "TransactionError",
     "UnhandledSpaceWarning",
@@ -94,6 +97,14 @@ def add_note(error: BaseException, note: str, topic: str) -> None:
         if any(topic in each for each in notes):
             error.__notes__ = [each for each in notes if topic not in each]
         error.add_note(note)
+
+
+def add_progress(error: BaseException, done: int, count: int) -> None:
+    """Add to the exception of one of many accesses how many were made before it: `accesses_done`, and a note."""
+    topic = "accesses were done before this one"
+    add_note(error, f"{done} of {count} {topic}", topic)
+    with suppress(Exception):  # the exception may refuse attributes
+        error.accesses_done = done  # type: ignore[attr-defined]
 
 
 class DeviceModelError(Exception):
@@ -411,3 +422,100 @@ class RegisterAccessError(DeviceModelError, LookupError):
 
 class StateError(DeviceModelError, ValueError):
     """A saved state does not belong to the device that is to load it."""
+
+
+class MemoryBoundsError(DeviceModelError, IndexError):
+    """An access runs past the end of a memory.
+
+    Parameters
+    ----------
+    device : object
+        The memory.
+    offset : int
+        First byte of the access.
+    size : int
+        Bytes of it.
+    write : bool
+        Whether it is a write.
+
+    Attributes
+    ----------
+    device, offset, size, write
+        The parameters.
+    """
+
+    def __init__(self, device: object, offset: int, size: int, write: bool) -> None:
+        super().__init__(device, offset, size, write)
+        self.device = device
+        self.offset = offset
+        self.size = size
+        self.write = write
+
+    def __str__(self) -> str:
+        verb = "write" if self.write else "read"
+        access = f"a {verb} of {format_count(self.size, 'byte')} at offset {self.offset:#x}"
+        return f"{access} runs past the end of {describe_device(self.device)}"
+
+
+class RomWriteError(DeviceModelError):
+    """The guest writes a `dbs_device.memory.Rom` that has ``on_write="raise"``.
+
+    Parameters
+    ----------
+    device : object
+        The memory.
+    offset : int
+        First byte of the write.
+    size : int
+        Bytes of it.
+
+    Attributes
+    ----------
+    device, offset, size
+        The parameters.
+    """
+
+    def __init__(self, device: object, offset: int, size: int) -> None:
+        super().__init__(device, offset, size)
+        self.device = device
+        self.offset = offset
+        self.size = size
+
+    def __str__(self) -> str:
+        write = f"a write of {format_count(self.size, 'byte')} at offset {self.offset:#x}"
+        return f"{write} of {describe_device(self.device)}, which is read-only"
+
+
+class NotRamError(DeviceModelError, ValueError):
+    """A view of guest memory was asked for where there is not one piece of RAM.
+
+    Parameters
+    ----------
+    address : int
+        First byte of the view.
+    size : int
+        Bytes of it.
+    ram_size : int
+        Bytes of RAM from `address` on, in one piece.
+    owner : object, optional
+        The device that owns the first byte that does not belong to it; None if no device does.
+
+    Attributes
+    ----------
+    address, size, ram_size, owner
+        The parameters.
+    """
+
+    def __init__(self, address: int, size: int, ram_size: int, owner: object = None) -> None:
+        super().__init__(address, size, ram_size, owner)
+        self.address = address
+        self.size = size
+        self.ram_size = ram_size
+        self.owner = owner
+
+    def __str__(self) -> str:
+        asked = format_range(self.address, self.address + self.size - 1)
+        owner = "no device owns it" if self.owner is None else f"it belongs to {describe_device(self.owner)}"
+        if self.ram_size == 0:
+            return f"no view of {asked}: its first byte is not RAM; {owner}"
+        return f"no view of {asked}: the RAM ends before {self.address + self.ram_size:#x}; {owner}"

@@ -923,6 +923,10 @@ class RegisterBank(RegisterFile):
             state["gaps"] = gaps
         return state
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state of another layout, without any change."""
+        self._values_in(state)
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Give the registers the values of a state. No hook is called. Interrupt lines follow.
 
@@ -932,6 +936,14 @@ class RegisterBank(RegisterFile):
             What `save_state` returned, of a bank with the same layout; anything else is a `StateError`, and nothing is
             changed.
         """
+        values = self._values_in(state)
+        try:
+            self._set_register_values(values, state.get("gaps"))
+        except (TypeError, ValueError) as error:
+            raise StateError(f"a state that does not fit {type(self).__name__}: {error}") from error
+
+    def _values_in(self, state: Mapping[str, Any]) -> list[int]:
+        """Return the values of all registers in a state of this layout."""
         if not isinstance(state, Mapping) or "layout" not in state:
             raise StateError(f"{type(self).__name__} loads what save_state returns, not {type(state).__name__}")
         if state["layout"] != self._fingerprint:
@@ -950,10 +962,7 @@ class RegisterBank(RegisterFile):
             if not isinstance(elements, (list, tuple)) or len(elements) != (spec.count or 1):
                 raise StateError(f"{type(self).__name__}.{spec.name} does not have the value {value!r}")
             values.extend(elements)
-        try:
-            self._set_register_values(values, state.get("gaps"))
-        except (TypeError, ValueError) as error:
-            raise StateError(f"a state that does not fit {type(self).__name__}: {error}") from error
+        return values
 
     @classmethod
     def table(cls) -> str:

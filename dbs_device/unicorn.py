@@ -149,6 +149,7 @@ class Bridge:
         page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
         self._offset_mask = page_size - 1
         self._bus = GuestBus(
+            manager,
             _address_of(self._uc._uch),
             {name: _address_of(getattr(uclib, name)) for name in ("uc_emu_stop", "uc_mmio_map", "uc_mem_unmap")},
             is_big_endian,
@@ -159,8 +160,8 @@ class Bridge:
         )
         self._methods: dict[str, Any] = {
             "emu_start": self.emu_start,
-            "mem_read": partial(self._bus.access_memory, self._uc.mem_read),
-            "mem_write": partial(self._bus.access_memory, self._uc.mem_write),
+            "mem_read": partial(self._access_memory, self._uc.mem_read),
+            "mem_write": partial(self._access_memory, self._uc.mem_write),
             "mem_protect": partial(self._change_memory, self._uc.mem_protect),
             "mem_unmap": partial(self._change_memory, self._uc.mem_unmap),
         }
@@ -209,7 +210,7 @@ class Bridge:
         error = self._bus.run(self._start, begin, until, timeout, count)
         try:
             with self._lock:
-                self._sync_if_needed(runs=0)
+                self._sync_if_needed(users=0)
         except Exception as raised:
             if error is None:
                 error = raised
@@ -221,7 +222,7 @@ class Bridge:
 
     def _start(self, begin: int, until: int, timeout: int, count: int) -> None:
         with self._lock:
-            self._sync_if_needed(runs=1)
+            self._sync_if_needed(users=1)
         self._uc_emu_start(begin, until, timeout, count)
 
     def detach(self) -> None:
@@ -249,12 +250,27 @@ class Bridge:
                     if name in self._replaced:
                         attributes[name] = self._replaced[name]
             status = self._remove_all()
+            self._bus.release()
             self._is_attached = False
             attributes.pop("_dbs_device_bridge", None)
             _check(status)
 
     def _is_running(self) -> bool:
-        return self._bus.runs > 0 or self._bus.is_inside
+        return self._bus.users > 0 or self._bus.is_inside
+
+    def _access_memory(self, access: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Call `mem_read` or `mem_write`, which may access devices."""
+        try:
+            return self._bus.access_memory(self._start_access, access, *arguments, **keywords)
+        finally:
+            if self._needs_sync:
+                with self._lock:
+                    self._sync_if_possible(users=0)
+
+    def _start_access(self, access: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        with self._lock:
+            self._sync_if_possible(users=1)
+        return access(*arguments, **keywords)
 
     def _change_memory(
         self, change: Callable[..., None], address: int, size: int, *arguments: Any, **keywords: Any
@@ -275,19 +291,18 @@ class Bridge:
         with self._lock:
             if not self._is_attached:
                 return
-            self._bus.update(self.manager)
             self._needs_sync = True
-            # Unicorn is not thread-safe: the guest's thread maps the pages at its next access.
-            if self._is_running():
-                self._bus.request_sync()
-                return
-            # The change has been made; `emu_start` tries again, and raises the error.
-            with suppress(GuestMemoryError, UcError):
-                self._sync()
+            # Unicorn is not thread-safe: if it is in use, the guest's thread maps the pages at its next access.
+            self._sync_if_possible(users=0)
 
-    def _sync_if_needed(self, runs: int) -> None:
-        """Sync if the guest is not running, `runs` being the calls of `emu_start` that have not started it."""
-        if self._needs_sync and self._is_attached and self._bus.runs == runs and not self._bus.is_inside:
+    def _sync_if_possible(self, users: int) -> None:
+        # The change has been made; `emu_start` tries again, and raises the error.
+        with suppress(GuestMemoryError, UcError):
+            self._sync_if_needed(users)
+
+    def _sync_if_needed(self, users: int) -> None:
+        """Sync unless Unicorn is in use, `users` being the calls of `GuestBus` that have not begun to use it."""
+        if self._needs_sync and self._is_attached and self._bus.users == users and not self._bus.is_inside:
             self._sync()
 
     def _sync(self) -> None:
@@ -312,7 +327,7 @@ class Bridge:
             self._is_syncing = False
 
     def _sync_once(self) -> None:
-        self._bus.update(self.manager)
+        self._bus.update()
         needed = list(self._needed_runs())
         self._check_free(list(self._missing_parts(needed)))
         for run in self._bus.windows.keys() - needed:
@@ -377,8 +392,9 @@ class Bridge:
     def _add_hooks(self) -> None:
         self._add_hook(const.UC_HOOK_MEM_READ_UNMAPPED | const.UC_HOOK_MEM_WRITE_UNMAPPED, "unmapped")
         if self._uc.ctl_get_arch() == const.UC_ARCH_X86:
-            self._add_hook(const.UC_HOOK_INSN, "in", ctypes.c_int(x86_const.UC_X86_INS_IN))
+            # Unicorn looks at each hook in this order. OUT, whose callbacks are cheaper, gains more by being the first.
             self._add_hook(const.UC_HOOK_INSN, "out", ctypes.c_int(x86_const.UC_X86_INS_OUT))
+            self._add_hook(const.UC_HOOK_INSN, "in", ctypes.c_int(x86_const.UC_X86_INS_IN))
 
     def _add_hook(self, kind: int, name: str, *arguments: ctypes.c_int) -> None:
         hook = ctypes.c_size_t()

@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from dbs_device import CallbackHandle, DeviceIo, IoManager, NativeDevice, Resource, entry_point_addresses, get_include
+from dbs_device import (
+    CallbackHandle,
+    DeviceIo,
+    IoManager,
+    NativeDevice,
+    NoDeviceError,
+    Resource,
+    entry_point_addresses,
+    get_include,
+)
 
 U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
+SIZE = ctypes.c_size_t
 SIGNATURES = {
     "mmio_load": (U64, POINTER, U64, UINT),
     "mmio_store": (None, POINTER, U64, UINT, U64),
@@ -20,6 +30,9 @@ SIGNATURES = {
     "uc_mmio_store": (None, POINTER, U64, UINT, U64, POINTER),
     "uc_pio_in": (U32, POINTER, U32, INT, POINTER),
     "uc_pio_out": (None, POINTER, U32, INT, U32, POINTER),
+    "pio_in_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
+    "pio_out_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
+    "refuse_unowned": (None, POINTER, INT),
 }
 C = {name: ctypes.CFUNCTYPE(*types)(entry_point_addresses()[name]) for name, types in SIGNATURES.items()}
 
@@ -198,3 +211,117 @@ def test_a_native_device_does_nothing_by_default():
 
 def test_get_include_returns_the_directory_of_the_header():
     assert "dbs_device_api" in (Path(get_include()) / "dbs_device.h").read_text()
+
+
+class Fifo(DeviceIo):
+    """Counts its reads, keeps what is written; its item number `fails_at` raises."""
+
+    def __init__(self, fails_at=None):
+        self.items = 0
+        self.fails_at = fails_at
+        self.written = []
+
+    def count(self):
+        if self.items == self.fails_at:
+            raise LookupError("the FIFO is empty")
+        self.items += 1
+
+    def pio_in(self, base, offset, size):
+        self.count()
+        return self.items
+
+    def pio_out(self, base, offset, size, value):
+        self.count()
+        self.written.append(value)
+
+
+def fifo_handle(fifo, **options):
+    manager = IoManager(**options)
+    manager.register_device_io(fifo, [Resource.PioAddressRange(0x40, 4)])
+    return manager, CallbackHandle(manager)
+
+
+def test_a_string_is_one_access_for_each_item():
+    fifo = Fifo()
+    _, handle = fifo_handle(fifo)
+    data = ctypes.create_string_buffer(b"\xee" * 8, 8)
+    assert C["pio_in_string"](handle.address, 0x40, 2, data, 4) == 4
+    assert data.raw == bytes.fromhex("0100 0200 0300 0400")
+    assert C["pio_out_string"](handle.address, 0x40, 2, data, 3) == 3
+    assert fifo.written == [1, 2, 3]
+    assert C["pio_in_string"](handle.address, 0x40, 2, data, 0) == 0
+    assert fifo.items == 7
+
+
+def test_a_string_ends_at_the_item_that_raises():
+    fifo = Fifo(fails_at=2)
+    _, handle = fifo_handle(fifo)
+    data = ctypes.create_string_buffer(b"\xee" * 8, 8)
+    assert C["pio_in_string"](handle.address, 0x40, 2, data, 4) == 2
+    assert data.raw == bytes.fromhex("0100 0200 0000 0000")
+    assert C["pio_out_string"](handle.address, 0x40, 2, data, 4) == 0  # while the exception is pending
+    assert C["pio_in_string"](handle.address, 0x40, 1, data, 8) == 0
+    assert data.raw == bytes(8)
+    assert str(handle.pop_exception()) == "the FIFO is empty"
+    assert handle.pop_exception() is None
+
+
+def test_a_string_follows_a_range_that_moves_in_the_middle_of_it():
+    class Moving(Fifo):
+        def pio_in(self, base, offset, size):
+            if self.items == 1:
+                manager.unregister_device_io([Resource.PioAddressRange(0x40, 4)])
+                manager.register_device_io(other, [Resource.PioAddressRange(0x40, 4)])
+            return super().pio_in(base, offset, size)
+
+    first, other = Moving(), Fifo()
+    manager, handle = fifo_handle(first)
+    data = ctypes.create_string_buffer(5)
+    assert C["pio_in_string"](handle.address, 0x40, 1, data, 5) == 5
+    assert (first.items, other.items, data.raw) == (2, 3, b"\1\2\1\2\3")
+
+
+def test_a_string_of_a_size_that_no_port_has():
+    _, handle = fifo_handle(Fifo())
+    assert C["pio_in_string"](handle.address, 0x40, 8, ctypes.create_string_buffer(16), 2) == 0
+    assert str(handle.pop_exception()) == "PIO access size must be 1, 2 or 4 bytes, not 8"
+
+
+@pytest.mark.parametrize("open_bus", [None, 0xFF])
+def test_a_string_that_no_device_owns(open_bus):
+    _, handle = fifo_handle(Fifo(), open_bus=open_bus)
+    data = ctypes.create_string_buffer(b"\xee" * 4, 4)
+    assert C["pio_in_string"](handle.address, 0x80, 1, data, 4) == 4
+    assert data.raw == bytes([open_bus or 0]) * 4
+    assert C["pio_out_string"](handle.address, 0x80, 1, data, 4) == 4
+    assert handle.pop_exception() is None
+
+
+def test_a_handle_that_refuses_unowned_accesses():
+    _, handle = fifo_handle(Fifo())
+    C["refuse_unowned"](handle.address, 1)
+    data = ctypes.create_string_buffer(b"\xee" * 4, 4)
+    for name, arguments in {
+        "mmio_load": (0x1000, 4),
+        "mmio_store": (0x1000, 4, 0),
+        "pio_in": (0x80, 4),
+        "pio_out": (0x80, 4, 0),
+        "pio_in_string": (0x80, 4, data, 1),
+        "pio_out_string": (0x80, 4, data, 1),
+    }.items():
+        assert not C[name](handle.address, *arguments)
+        error = handle.pop_exception()
+        assert isinstance(error, NoDeviceError)
+        assert (error.address, error.size) == (arguments[0], 4)
+        assert handle.pop_exception() is None
+    C["refuse_unowned"](handle.address, 0)
+    assert C["mmio_load"](handle.address, 0x1000, 4) == 0
+    assert handle.pop_exception() is None
+
+
+def test_an_open_bus_serves_what_a_handle_would_refuse():
+    _, handle = fifo_handle(Fifo(), open_bus=0xA5)
+    C["refuse_unowned"](handle.address, 1)
+    assert C["mmio_load"](handle.address, 0x1000, 2) == 0xA5A5
+    assert C["pio_in_string"](handle.address, 0x80, 1, ctypes.create_string_buffer(4), 4) == 4
+    assert handle.pop_exception() is None

@@ -17,10 +17,13 @@ from dbs_device.errors import (
     InvalidRangeError,
     InvalidResourceRangeError,
     LayoutError,
+    MemoryBoundsError,
     NoAvailableResourceError,
     NoDeviceError,
+    NotRamError,
     RegisterAccessError,
     ResourceError,
+    RomWriteError,
     StateError,
     TransactionError,
     UnknownDeviceError,
@@ -73,6 +76,12 @@ EXAMPLES = {
     RegisterAccessError("uart", 0x2, 1, False, "SR"): (
         "a read of 1 byte at 0x2 of 'uart' has a size or alignment that SR does not allow"
     ),
+    MemoryBoundsError("dimm0", 0xFFE, 4, False): "a read of 4 bytes at offset 0xffe runs past the end of 'dimm0'",
+    RomWriteError("flash", 0x10, 1): "a write of 1 byte at offset 0x10 of 'flash', which is read-only",
+    NotRamError(0x1000, 0x20, 0x10, "uart"): (
+        "no view of 0x1000..0x101f: the RAM ends before 0x1010; it belongs to 'uart'"
+    ),
+    NotRamError(0x1000, 0x20, 0): "no view of 0x1000..0x101f: its first byte is not RAM; no device owns it",
     LayoutError("A overlaps B"): "A overlaps B",
     StateError("another layout"): "another layout",
     DeviceModelError("anything"): "anything",
@@ -98,6 +107,9 @@ def test_every_error_has_an_example_and_one_base():
         (InvalidRangeError, (DeviceModelError, ValueError)),
         (TransactionError, (DeviceModelError,)),
         (LayoutError, (DeviceModelError, ValueError)),
+        (MemoryBoundsError, (DeviceModelError, IndexError)),
+        (NotRamError, (DeviceModelError, ValueError)),
+        (RomWriteError, (DeviceModelError,)),
         (RegisterAccessError, (DeviceModelError, LookupError)),
         (StateError, (DeviceModelError, ValueError)),
         (ResourceError, (DeviceModelError,)),

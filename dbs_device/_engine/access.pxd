@@ -54,6 +54,14 @@ cdef inline bint is_integer_size(uint64_t size, SpaceId space) noexcept nogil:
     return size - 1 < <uint64_t>(4 if space == PIO else 8) and size & (size - 1) == 0  # 0 - 1 is 2**64 - 1
 
 
+cdef inline size_t aligned_piece(uint64_t offset, size_t size, size_t largest) noexcept nogil:
+    """Return the size of the naturally aligned integer at `offset` with which an access of `size` bytes begins."""
+    cdef size_t piece = largest
+    while piece > size or offset & (piece - 1) != 0:
+        piece >>= 1
+    return piece
+
+
 cdef size_t size_of_any(object value, SpaceId space) except 0
 
 
@@ -129,6 +137,7 @@ cdef inline int unowned_load(
 
 
 cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1
+cdef int unowned_raised(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept with gil
 
 cdef int native_failed(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
@@ -203,10 +212,17 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
 
 cdef int wrong_size_raised(size_t size, SpaceId space) noexcept with gil
 cdef int empty_access_raised() noexcept with gil
+cdef int python_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept
+cdef int python_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept
 cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil
 cdef int write_with_gil(
     PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
 ) noexcept with gil
+
+
+cdef inline int unowned_is_served(IoTables tables, SpaceId space, uint64_t address, size_t size) noexcept nogil:
+    """Return 0 if the bus is open for an access that was unowned, or -1 with its `NoDeviceError`."""
+    return 0 if tables.options.open_bus >= 0 else unowned_raised(tables, ranges_of(tables, space), address, size)
 
 
 cdef inline int c_load(

@@ -110,6 +110,11 @@ cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t
     raise NoDeviceError(space_of(ranges.space), address, size, owner, owner_name=entry.name)
 
 
+cdef int unowned_raised(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept with gil:
+    dbs_keep_thread_state()
+    return (<UnownedCall>raise_unowned)(tables, ranges, address, size)
+
+
 cdef int add_unowned(IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction) except -1:
     tables.unowned_accesses.add(space_of(space), address, size, direction == WRITE)
     return 0
@@ -479,12 +484,8 @@ cdef inline bint is_big(RangeEntry entry, bint big) noexcept:
     return big if entry.byte_order == BUS_ORDER else entry.byte_order == BIG_ENDIAN
 
 
-cdef inline size_t aligned_piece(uint64_t offset, size_t size, SpaceId space) noexcept:
-    """Return the size of the naturally aligned integer at `offset` with which an access of `size` bytes begins."""
-    cdef size_t piece = 4 if space == PIO else 8
-    while piece > size or offset & (piece - 1) != 0:
-        piece >>= 1
-    return piece
+cdef inline size_t largest_integer(SpaceId space) noexcept nogil:
+    return 4 if space == PIO else 8
 
 
 cdef int load_bytes(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
@@ -505,7 +506,7 @@ cdef int store_bytes(RangeEntry entry, uint64_t address, const uint8_t *data, si
 cdef int load_each_piece(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1:
     cdef size_t piece, done = 0
     while done < size:
-        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        piece = aligned_piece(address - entry.base + done, size - done, largest_integer(entry.space))
         load_bytes(entry, address + done, data + done, piece, big)
         done += piece
     return 0
@@ -514,7 +515,7 @@ cdef int load_each_piece(RangeEntry entry, uint64_t address, uint8_t *data, size
 cdef int store_each_piece(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1:
     cdef size_t piece, done = 0
     while done < size:
-        piece = aligned_piece(address - entry.base + done, size - done, entry.space)
+        piece = aligned_piece(address - entry.base + done, size - done, largest_integer(entry.space))
         store_bytes(entry, address + done, data + done, piece, big)
         done += piece
     return 0
@@ -669,19 +670,29 @@ cdef int device_write(RangeEntry entry, uint64_t address, const uint8_t *data, s
     return call_write(entry, address, memoryview((<const char *>data)[:size]))
 
 
-cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil:
+cdef int python_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept:
     if (<ReadCall>device_read)(<RangeEntry>entry, address, data, size, big) == 0:
         return 0
-    device_failed(<RangeEntry>entry, address, size, READ)
-    dbs_keep_thread_state()
-    return -1
+    return device_failed(<RangeEntry>entry, address, size, READ)
+
+
+cdef int python_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept:
+    if (<WriteCall>device_write)(<RangeEntry>entry, address, data, size, big) == 0:
+        return 0
+    return device_failed(<RangeEntry>entry, address, size, WRITE)
+
+
+cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil:
+    cdef int result = python_read(entry, address, data, size, big)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result
 
 
 cdef int write_with_gil(
     PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big
 ) noexcept with gil:
-    if (<WriteCall>device_write)(<RangeEntry>entry, address, data, size, big) == 0:
-        return 0
-    device_failed(<RangeEntry>entry, address, size, WRITE)
-    dbs_keep_thread_state()
-    return -1
+    cdef int result = python_write(entry, address, data, size, big)
+    if result == -1:
+        dbs_keep_thread_state()
+    return result

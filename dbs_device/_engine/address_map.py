@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..address import Space
 from ..errors import InvalidRangeError, describe_device, format_count, format_range
-from ..resources import MmioAddressRange, PioAddressRange, Resource
+from ..resources import MemAddressRange, MmioAddressRange, PioAddressRange, Resource
 from .public import exported_from
 
 if TYPE_CHECKING:
     from ..device import DeviceIo
 
-__all__ = ["MappedRange", "check_range", "render_map", "same_map", "trapped_ranges"]
+__all__ = [
+    "MappedMemory",
+    "MappedRange",
+    "check_range",
+    "memory_ranges",
+    "render_map",
+    "same_map",
+    "trapped_ranges",
+]
 
 
 @exported_from("dbs_device")
@@ -45,8 +53,35 @@ class MappedRange(NamedTuple):
         return f"MappedRange({self.space} {format_range(self.base, self.last)}, {device})"
 
 
-def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]]:
-    """Return (space, base, last) of each PIO or MMIO range among the resources, in order.
+@exported_from("dbs_device.memory")
+class MappedMemory(NamedTuple):
+    """The host's memory behind a range, for code that maps it into a guest.
+
+    Attributes
+    ----------
+    base, last : int
+        First and last address of the range, both inclusive.
+    address : int
+        The host's address of the first byte. The memory is in one piece, and is valid while `device` lives.
+    writable : bool
+        Whether the guest may write it directly. If not, its writes must go through the bus.
+    device : DeviceIo
+        The owner of the range.
+    """
+
+    base: int
+    last: int
+    address: int
+    writable: bool
+    device: DeviceIo
+
+    def __repr__(self) -> str:
+        access = "writable" if self.writable else "read-only"
+        return f"MappedMemory({format_range(self.base, self.last)} at {self.address:#x}, {access}, {self.device!r})"
+
+
+def trapped_ranges(resources: Iterable[Resource], with_memory: bool = False) -> list[tuple[Space, int, int]]:
+    """Return (space, base, last) of each PIO or MMIO range among the resources, in order; `with_memory`, of memory too.
 
     Raises
     ------
@@ -59,7 +94,7 @@ def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]
     for resource in resources:
         if isinstance(resource, PioAddressRange):
             space = Space.PIO
-        elif isinstance(resource, MmioAddressRange):
+        elif isinstance(resource, MmioAddressRange) or (with_memory and isinstance(resource, MemAddressRange)):
             space = Space.MMIO
         elif isinstance(resource, Resource):
             continue
@@ -71,6 +106,12 @@ def trapped_ranges(resources: Iterable[Resource]) -> list[tuple[Space, int, int]
         check_range(space, base, last, resource)
         ranges.append((space, base, last))
     return ranges
+
+
+def memory_ranges(resources: Iterable[Resource]) -> list[tuple[int, int]]:
+    """Return (base, last) of each range of guest memory among the resources."""
+    memory = [each for each in resources if isinstance(each, MemAddressRange)]
+    return [(base, last) for _, base, last in trapped_ranges(memory, with_memory=True)]
 
 
 def check_range(space: Space, base: int, last: int, resource: Resource | None = None) -> None:

@@ -5,26 +5,151 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, Py_buffer, PyBuffer_Release, PyO
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy
 
-from .access cimport c_load, c_read, c_store, c_write, ranges_of, raise_unowned, value_of
+from .access cimport (
+    READ,
+    WRITE,
+    c_load,
+    c_store,
+    fill,
+    find_access,
+    is_integer_size,
+    native_failed,
+    python_read,
+    python_write,
+    raise_unowned,
+    ranges_of,
+    unowned,
+    value_of,
+    wrong_size_raised,
+)
 from .buffers cimport open_view
+from .platform cimport dbs_keep_thread_state
 from .tables cimport (
     MMIO,
     PIO,
     IoTables,
     PublishedTables,
+    Ranges,
+    Slot,
     SpaceId,
     are_current,
     current_tables,
     unsigned_array,
 )
 
-from contextlib import suppress
-
 import numpy as np
 
-from ..errors import add_note, format_count
+from ..errors import add_progress, format_count
+
+
+# ----------------------------------------------------------------------------- strings
+
+# Items of one port, as REP INS and REP OUTS access it: `count` of them, of which `done` have been made before. There is
+# one look-up, and the GIL is taken once. They return 0 when all are done or, after at least one more, when the tables
+# are no longer current: a handler may move its own range. Otherwise, `done` is the item that is unowned (1) or whose
+# device has failed (-1).
+
+
+cdef int in_string(
+    PublishedTables published, IoTables tables, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) noexcept nogil:
+    cdef Ranges *ranges = &tables.pio.ranges
+    cdef const Slot *slot
+    cdef uint8_t *item
+    cdef size_t index
+    if not is_integer_size(size, PIO):
+        return wrong_size_raised(size, PIO)
+    if done[0] >= count:
+        return 0
+    if not find_access(tables, ranges, port, size, &index):
+        if tables.options.open_bus >= 0:  # otherwise the access may be rejected, and leaves the buffer unchanged
+            fill(data + done[0] * size, size, tables.options.open_bus)
+        return unowned(tables, ranges, port, size, READ)
+    slot = &ranges.slots[index]
+    if slot.read == NULL:
+        return in_string_with_gil(published, tables, slot.target, port, size, data, count, done)
+    while True:
+        item = data + done[0] * size
+        fill(item, size, 0)
+        if slot.read(slot.target, ranges.bases[index], port - ranges.bases[index], item, size) == -1:
+            return native_failed(tables, ranges, port, size, READ)
+        done[0] += 1
+        if done[0] == count or not are_current(published, tables):
+            return 0
+
+
+cdef int out_string(
+    PublishedTables published,
+    IoTables tables,
+    uint64_t port,
+    size_t size,
+    const uint8_t *data,
+    size_t count,
+    size_t *done,
+) noexcept nogil:
+    cdef Ranges *ranges = &tables.pio.ranges
+    cdef const Slot *slot
+    cdef size_t index
+    if not is_integer_size(size, PIO):
+        return wrong_size_raised(size, PIO)
+    if done[0] >= count:
+        return 0
+    if not find_access(tables, ranges, port, size, &index):
+        return unowned(tables, ranges, port, size, WRITE)
+    slot = &ranges.slots[index]
+    if slot.write == NULL:
+        return out_string_with_gil(published, tables, slot.target, port, size, data, count, done)
+    while True:
+        if slot.write(
+            slot.target, ranges.bases[index], port - ranges.bases[index], data + done[0] * size, size
+        ) == -1:
+            return native_failed(tables, ranges, port, size, WRITE)
+        done[0] += 1
+        if done[0] == count or not are_current(published, tables):
+            return 0
+
+
+cdef int in_string_with_gil(
+    PublishedTables published,
+    IoTables tables,
+    PyObject *entry,
+    uint64_t port,
+    size_t size,
+    uint8_t *data,
+    size_t count,
+    size_t *done,
+) noexcept with gil:
+    while True:
+        fill(data + done[0] * size, size, 0)
+        if python_read(entry, port, data + done[0] * size, size, tables.options.big_endian) == -1:
+            dbs_keep_thread_state()
+            return -1
+        done[0] += 1
+        if done[0] == count or not are_current(published, tables):
+            return 0
+
+
+cdef int out_string_with_gil(
+    PublishedTables published,
+    IoTables tables,
+    PyObject *entry,
+    uint64_t port,
+    size_t size,
+    const uint8_t *data,
+    size_t count,
+    size_t *done,
+) noexcept with gil:
+    while True:
+        if python_write(entry, port, data + done[0] * size, size, tables.options.big_endian) == -1:
+            dbs_keep_thread_state()
+            return -1
+        done[0] += 1
+        if done[0] == count or not are_current(published, tables):
+            return 0
+
+
+# ----------------------------------------------------------------------------- callers in Python
 
 
 cdef Batch new_batch(PublishedTables published, SpaceId space, size_t size):
@@ -61,7 +186,7 @@ cdef class Batch:
         try:
             PyObject_GetBuffer(values, &target, PyBUF_C_CONTIGUOUS)
             try:
-                self.count = source.len // <Py_ssize_t>sizeof(uint64_t)
+                self.count = <size_t>source.len // sizeof(uint64_t)
                 self.addresses = <const uint64_t *>source.buf
                 self.address_step = 1
                 self.values = <uint64_t *>target.buf
@@ -79,7 +204,7 @@ cdef class Batch:
                 f"string I/O of {format_count(self.size, 'byte')} at a time takes a multiple of {self.size} bytes, "
                 f"not {buffer.len}"
             )
-        self.count = buffer.len // <Py_ssize_t>self.size
+        self.count = <size_t>buffer.len // self.size
         self.addresses = &port
         self.string = <uint8_t *>buffer.buf
         self.is_store = is_store
@@ -97,10 +222,7 @@ cdef class Batch:
                 if result != 0:
                     raise_unowned(tables, ranges_of(tables, self.space), self.address(), self.size)
         except BaseException as error:
-            topic = "accesses were done before this one"
-            add_note(error, f"{self.done} of {self.count} {topic}", topic)
-            with suppress(Exception):  # the exception may refuse attributes
-                error.accesses_done = self.done
+            add_progress(error, self.done, self.count)
             raise
         return 0
 
@@ -110,25 +232,27 @@ cdef class Batch:
     cdef int run_on(self, IoTables tables) except -1 nogil:
         """Make accesses until all are done, the tables are no longer current (0), or one is rejected as unowned (1)."""
         cdef int result
-        cdef uint8_t *piece
-        cdef uint8_t before[8]
         while self.done < self.count and are_current(self.published, tables):
-            if self.string != NULL:
-                piece = self.string + self.done * <Py_ssize_t>self.size
-                if self.is_store:
-                    result = c_write(tables, PIO, self.address(), piece, self.size)
-                else:
-                    memcpy(before, piece, self.size)
-                    result = c_read(tables, PIO, self.address(), piece, self.size)
-                    if result == 1 and tables.options.open_bus < 0:
-                        memcpy(piece, before, self.size)  # a rejected access leaves the buffer unchanged
-            elif self.is_store:
-                result = c_store(tables, MMIO, self.address(), self.size, self.values[self.done])
-            else:
-                result = c_load(tables, MMIO, self.address(), self.size, &self.values[self.done])
+            result = self.run_string_on(tables) if self.string != NULL else self.run_one_on(tables)
             if result == -1:
                 return -1
-            if result == 1 and tables.options.open_bus < 0:
-                return 1
-            self.done += 1
+            if result == 1:
+                if tables.options.open_bus < 0:
+                    return 1
+                self.done += 1
         return 0
+
+    cdef int run_one_on(self, IoTables tables) noexcept nogil:
+        cdef int result
+        if self.is_store:
+            result = c_store(tables, MMIO, self.address(), self.size, self.values[self.done])
+        else:
+            result = c_load(tables, MMIO, self.address(), self.size, &self.values[self.done])
+        if result == 0:
+            self.done += 1
+        return result
+
+    cdef int run_string_on(self, IoTables tables) noexcept nogil:
+        if self.is_store:
+            return out_string(self.published, tables, self.address(), self.size, self.string, self.count, &self.done)
+        return in_string(self.published, tables, self.address(), self.size, self.string, self.count, &self.done)

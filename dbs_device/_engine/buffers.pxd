@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport uint8_t
 
 
+cdef object plain_view(object data, bint writable, str taker)
 cdef object open_view(object data, bint for_read)
 cdef object flat_view_of(object data, object view, bint for_read)
 

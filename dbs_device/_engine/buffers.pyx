@@ -72,11 +72,11 @@ def has_references(ctype):
     return False
 
 
-cdef object open_view(object data, bint for_read):
-    """Return a memoryview of `data`, with whose memory an access can be made.
+cdef object plain_view(object data, bint writable, str taker):
+    """Return a memoryview of `data`, a C-contiguous buffer of plain data; `taker` is what takes it, for messages.
 
-    `TypeError`: not a buffer. `BufferError`: not C-contiguous, of references to objects, or, for a read, read-only.
-    `ValueError`: empty, or a released memoryview.
+    `TypeError`: not a buffer. `BufferError`: not C-contiguous, of references to objects, or read-only but to be
+    writable. `ValueError`: empty, or a released memoryview.
     """
     cdef object view
     cdef Py_buffer *buffer
@@ -85,19 +85,24 @@ cdef object open_view(object data, bint for_read):
     view = PyMemoryView_FromObject(data)
     buffer = PyMemoryView_GET_BUFFER(view)
     if buffer.len == 0:
-        raise ValueError("an access takes a buffer of at least 1 byte")
+        raise ValueError(f"{taker} takes a buffer of at least 1 byte")
     if not PyBuffer_IsContiguous(buffer, b"C"):
-        raise BufferError(f"an access takes a C-contiguous buffer; this {type(data).__name__} is not")
+        raise BufferError(f"{taker} takes a C-contiguous buffer; this {type(data).__name__} is not")
     if is_of_references(buffer.format) or (
         buffer.format != NULL
         and buffer.format[0] in (c'B', c'T')
         and buffer.itemsize != 1
         and has_references(type(view.obj))
     ):
-        raise BufferError(f"an access takes plain memory; this {type(data).__name__} holds references to objects")
-    if for_read and buffer.readonly:
-        raise BufferError(f"a read takes a writable buffer; this {type(data).__name__} is read-only")
+        raise BufferError(f"{taker} takes plain memory; this {type(data).__name__} holds references to objects")
+    if writable and buffer.readonly:
+        raise BufferError(f"{taker} takes a writable buffer; this {type(data).__name__} is read-only")
     return view
+
+
+cdef object open_view(object data, bint for_read):
+    """Return a memoryview of `data`, with whose memory an access can be made; errors as of `plain_view`."""
+    return plain_view(data, for_read, "a read" if for_read else "a write")
 
 
 cdef object flat_view_of(object data, object view, bint for_read):

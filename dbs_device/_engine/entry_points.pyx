@@ -5,11 +5,13 @@ from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 
-from .access cimport c_load, c_store, is_integer_size, unowned_load, wrong_size_raised
-from .platform cimport dbs_hint_load, dbs_hint_store, set_public_name
-from .tables cimport MMIO, PIO, IoTables, PublishedTables, pin, published_tables_of, unpin
+from .access cimport c_load, c_store, is_integer_size, unowned_is_served, unowned_load, wrong_size_raised
+from .batch cimport in_string, out_string
+from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, set_public_name
+from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, pin, published_tables_of, unpin
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
 
@@ -34,15 +36,27 @@ cdef extern from "dbs_device.h" nogil:
         void (*uc_mmio_store)(void *uc, uint64_t offset, unsigned size, uint64_t value, void *handle) noexcept
         uint32_t (*uc_pio_in)(void *uc, uint32_t port, int size, void *handle) noexcept
         void (*uc_pio_out)(void *uc, uint32_t port, int size, uint32_t value, void *handle) noexcept
+        size_t (*pio_in_string)(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept
+        size_t (*pio_out_string)(void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count) noexcept
+        void (*refuse_unowned)(void *handle, int refuse) noexcept
     const char *DBS_DEVICE_CAPSULE
     uint32_t DBS_DEVICE_ABI_VERSION
 
 
-# A handle of the C interface has a context of its own.
-cdef struct OwnedHandle:
-    Handle handle
-    Context context
+cdef enum Operation:
+    MMIO_LOAD
+    MMIO_STORE
+    PIO_IN
+    PIO_OUT
+
+
+cdef struct Handle:
     PyObject *owner  # the CallbackHandle that it is part of
+    PyObject *published  # a PublishedTables
+    uint64_t base
+    PyObject *exceptions  # a list
+    dbs_hint pending  # length of the list, to be read without the GIL
+    bint refuses_unowned
 
 
 # ----------------------------------------------------------------------------- accesses
@@ -70,6 +84,14 @@ cdef inline int access_tables(
     return c_store(tables, MMIO, address + handle.base, size, value[0])
 
 
+cdef int refuse(Handle *handle, IoTables tables, Operation operation, uint64_t address, size_t size) noexcept nogil:
+    """Return -1 with the exception of an unowned access, or 1 if the bus is open."""
+    cdef SpaceId space = PIO if operation in (PIO_IN, PIO_OUT) else MMIO
+    if space == MMIO:
+        address = address + handle.base if address + handle.base >= address else <uint64_t>-1
+    return -1 if unowned_is_served(tables, space, address, size) == -1 else 1
+
+
 cdef inline int make_access(
     Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t *value
 ) noexcept nogil:
@@ -77,41 +99,37 @@ cdef inline int make_access(
 
     The result is that of the accesses in ``access.pxd``.
     """
-    cdef PyObject *published = handle.context.published
+    cdef PyObject *published = handle.published
     cdef PyObject *tables = pin(<PublishedTables>published)
     cdef int result = access_tables(handle, <IoTables>tables, operation, address, size, value)
+    if result == 1 and handle.refuses_unowned:
+        result = refuse(handle, <IoTables>tables, operation, address, size)
     unpin(<PublishedTables>published, tables)
     return result
 
 
-cdef int latch(Context *context, object error) except -1:
-    """Add an exception to the pending ones, and have the emulator stopped."""
-    (<list>context.exceptions).append(error)
-    dbs_hint_store(&context.pending, len(<list>context.exceptions))
-    if context.stop != NULL:
-        context.stop(context.stop_argument)
-    return 0
-
-
-cdef object pop_oldest(Context *context):
+cdef object pop_oldest(Handle *handle):
     """Remove and return the oldest pending exception; None if there is none."""
-    cdef list exceptions = <list>context.exceptions
+    cdef list exceptions = <list>handle.exceptions
     if not exceptions:
         return None
     error = exceptions.pop(0)
-    dbs_hint_store(&context.pending, len(exceptions))
+    dbs_hint_store(&handle.pending, len(exceptions))
     return error
 
 
 cdef int exception_is_set() except -1:
+    """Raise the exception that is set."""
     return -1
 
 
-cdef int latch_exception_that_is_set(Context *context) noexcept with gil:
+cdef int latch_exception_that_is_set(Handle *handle) noexcept with gil:
+    cdef list exceptions = <list>handle.exceptions
     try:
         exception_is_set()
     except BaseException as error:
-        latch(context, error)
+        exceptions.append(error)
+        dbs_hint_store(&handle.pending, len(exceptions))
     return 0
 
 
@@ -135,16 +153,14 @@ cdef inline uint64_t latching_access(
     In each of the four functions below the operation is a constant, and this is one path without a switch.
     """
     cdef int result
-    if dbs_hint_load(&handle.context.pending) != 0:
+    if dbs_hint_load(&handle.pending) != 0:
         return 0
     if PyGILState_GetThisThreadState() == NULL:
         return access_with_gil(handle, operation, address, size, value)
     result = make_access(handle, operation, address, size, &value)
     if result == -1:
-        latch_exception_that_is_set(handle.context)
+        latch_exception_that_is_set(handle)
         return 0
-    if result == 1 and handle.context.unowned != NULL:
-        handle.context.unowned(handle.context, operation, address + handle.base, size)
     return value
 
 
@@ -193,6 +209,70 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
     pio_out(handle, port, <unsigned>size, value)
 
 
+# ----------------------------------------------------------------------------- strings
+
+
+cdef int string_on(
+    Handle *handle, IoTables tables, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count, size_t *done
+) noexcept nogil:
+    """Make the next items of a string; -1 with an exception."""
+    cdef int result
+    if is_in:
+        result = in_string(<PublishedTables>handle.published, tables, port, size, data, count, done)
+    else:
+        result = out_string(<PublishedTables>handle.published, tables, port, size, data, count, done)
+    if result != 1:
+        return result
+    if handle.refuses_unowned and unowned_is_served(tables, PIO, port, size) == -1:
+        return -1
+    done[0] += 1
+    return 0
+
+
+cdef size_t string_with_gil(
+    Handle *handle, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count
+) noexcept with gil:
+    """Make the accesses on a thread that Python does not know, as `access_with_gil` does."""
+    with nogil:
+        return latching_string(handle, is_in, port, size, data, count)
+
+
+cdef size_t latching_string(
+    Handle *handle, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count
+) noexcept nogil:
+    """Make the accesses of a string until one fails, and latch its exception; return how many were made."""
+    cdef PyObject *tables
+    cdef size_t done = 0
+    cdef int result
+    if PyGILState_GetThisThreadState() == NULL:
+        return string_with_gil(handle, is_in, port, size, data, count)
+    if is_in:
+        memset(data, 0, count * size)
+    while done < count and dbs_hint_load(&handle.pending) == 0:
+        tables = pin(<PublishedTables>handle.published)
+        result = string_on(handle, <IoTables>tables, is_in, port, size, data, count, &done)
+        unpin(<PublishedTables>handle.published, tables)
+        if result == -1:
+            latch_exception_that_is_set(handle)
+            if is_in:
+                memset(data + done * size, 0, size)  # what the device wrote before it failed
+    return done
+
+
+cdef size_t pio_in_string(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept nogil:
+    return latching_string(<Handle *>handle, True, port, size, data, count)
+
+
+cdef size_t pio_out_string(
+    void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count
+) noexcept nogil:
+    return latching_string(<Handle *>handle, False, port, size, <uint8_t *>data, count)
+
+
+cdef void refuse_unowned(void *handle, int refuse) noexcept nogil:
+    (<Handle *>handle).refuses_unowned = refuse != 0
+
+
 # ----------------------------------------------------------------------------- handles
 
 
@@ -201,11 +281,11 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
 cdef void *create(PyObject *manager, uint64_t base) except NULL:
     cdef CallbackHandle owner = CallbackHandle(<object>manager, base)
     Py_INCREF(owner)
-    return &owner.owned
+    return &owner.handle
 
 
 cdef void destroy(void *handle) noexcept:
-    Py_DECREF(<object>(<OwnedHandle *>handle).owner)
+    Py_DECREF(<object>(<Handle *>handle).owner)
 
 
 cdef void report_unraisable(object error, object owner) noexcept:
@@ -215,7 +295,7 @@ cdef void report_unraisable(object error, object owner) noexcept:
 
 
 cdef PyObject *pop_exception(void *handle) noexcept:
-    error = pop_oldest((<Handle *>handle).context)
+    error = pop_oldest(<Handle *>handle)
     if error is None:
         return NULL
     Py_INCREF(error)
@@ -223,7 +303,7 @@ cdef PyObject *pop_exception(void *handle) noexcept:
 
 
 cdef int has_exception(void *handle) noexcept nogil:
-    return dbs_hint_load(&(<Handle *>handle).context.pending) != 0
+    return dbs_hint_load(&(<Handle *>handle).pending) != 0
 
 
 cdef dbs_device_api api = dbs_device_api(
@@ -241,6 +321,9 @@ cdef dbs_device_api api = dbs_device_api(
     uc_mmio_store,
     uc_pio_in,
     uc_pio_out,
+    pio_in_string,
+    pio_out_string,
+    refuse_unowned,
 )
 
 c_api = PyCapsule_New(&api, DBS_DEVICE_CAPSULE, NULL)
@@ -258,7 +341,8 @@ def entry_point_addresses():
     Returns
     -------
     dict of str to int
-        By name: mmio_load, mmio_store, pio_in, pio_out, and the same with ``uc_`` before them.
+        By name: mmio_load, mmio_store, pio_in, pio_out, the same with ``uc_`` before them, pio_in_string,
+        pio_out_string and refuse_unowned.
     """
     return {
         "mmio_load": <uintptr_t>&mmio_load,
@@ -269,6 +353,9 @@ def entry_point_addresses():
         "uc_mmio_store": <uintptr_t>&uc_mmio_store,
         "uc_pio_in": <uintptr_t>&uc_pio_in,
         "uc_pio_out": <uintptr_t>&uc_pio_out,
+        "pio_in_string": <uintptr_t>&pio_in_string,
+        "pio_out_string": <uintptr_t>&pio_out_string,
+        "refuse_unowned": <uintptr_t>&refuse_unowned,
     }
 
 
@@ -303,26 +390,25 @@ cdef class CallbackHandle:
     cdef object manager
     cdef PublishedTables published
     cdef list exceptions
-    cdef OwnedHandle owned
+    cdef Handle handle
 
     def __cinit__(self, manager, uint64_t base=0):
         self.exceptions = []
         self.published = published_tables_of(manager)
         self.manager = manager
-        self.owned.owner = <PyObject *>self
-        self.owned.context.published = <PyObject *>self.published
-        self.owned.context.exceptions = <PyObject *>self.exceptions
-        self.owned.handle.context = &self.owned.context
-        self.owned.handle.base = base
+        self.handle.owner = <PyObject *>self
+        self.handle.published = <PyObject *>self.published
+        self.handle.base = base
+        self.handle.exceptions = <PyObject *>self.exceptions
 
     def __dealloc__(self):
-        while self.owned.owner != NULL and self.exceptions:  # NULL: its arguments were wrong
+        while self.handle.owner != NULL and self.exceptions:  # NULL: its arguments were wrong
             report_unraisable(self.exceptions.pop(0), self.manager)
 
     @property
     def address(self):
         """int : what the entry points take as their handle."""
-        return <uintptr_t>&self.owned
+        return <uintptr_t>&self.handle
 
     def pop_exception(self):
         """Remove and return the oldest pending exception. While one is pending, no device is called through the handle.
@@ -332,7 +418,7 @@ cdef class CallbackHandle:
         BaseException or None
             With its traceback.
         """
-        return pop_oldest(&self.owned.context)
+        return pop_oldest(&self.handle)
 
 
 set_public_name(CallbackHandle, b"dbs_device.CallbackHandle")

@@ -1,4 +1,4 @@
-"""Classes that are defined in a private module and imported from a public one."""
+"""The class of an object as pickles and users see it: its public module, its attributes."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def exported_from(module: str) -> Callable[[_ClassT], _ClassT]:
         return cls
 
     return set_module
+
+
+def set_attributes(instance: object, state: Any) -> None:
+    """Set the attributes that `object.__getstate__` returned for the original: its __dict__, and slots if any."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        vars(instance).update(attributes)
+    if slots:
+        for name, value in slots.items():
+            setattr(instance, name, value)

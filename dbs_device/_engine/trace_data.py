@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..address import Space
 from ..device import Mutex
 from ..errors import InvalidRangeError, format_count, format_range
+from .archive import check_members, open_archive, read_array
 from .public import exported_from
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ _MAP_COLUMNS: dict[str, np.dtype[Any]] = {
 }
 _LONG_VALUES = "long_values"
 _COLUMNS = {**_ACCESS_COLUMNS, **_MAP_COLUMNS, _LONG_VALUES: np.dtype("u1")}
-# What `Trace.load` reads by default: bytes, or bytes per byte of the file. Recorded accesses compress to a tenth.
-_ALWAYS_READ = 1 << 28
-_READ_PER_BYTE = 64
+_ALWAYS_READ = 1 << 28  # bytes that `Trace.load` reads by default; of larger files, more
 
 
 @exported_from("dbs_device.trace")
@@ -466,29 +465,13 @@ def _read_arrays(
     file: BinaryIO, max_size: int | None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], bytes]:
     """Return the arrays of a trace file: those of the accesses, of the map, and the long values. All are checked."""
-    try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:  # zipfile raises errors of other modules for a bad file
-        raise ValueError(f"not an .npz file: {error}") from error
-    with archive:
+    with open_archive(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        _check_size([members[name] for name in members.keys() & _COLUMNS.keys()], file, max_size)
+        check_members([members[name] for name in members.keys() & _COLUMNS.keys()], file, max_size, always=_ALWAYS_READ)
         accesses = _read_columns(archive, members, _ACCESS_COLUMNS)
         ranges = _read_columns(archive, members, _MAP_COLUMNS) if members.keys() & _MAP_COLUMNS.keys() else {}
         long_values = _read_column(archive, members, _LONG_VALUES).tobytes() if _LONG_VALUES in members else b""
         return accesses, ranges, long_values
-
-
-def _check_size(members: list[zipfile.ZipInfo], file: BinaryIO, max_size: int | None) -> None:
-    """Raise `ValueError` if the arrays are too large, or compressed in a way whose output zipfile does not limit."""
-    if max_size is None:
-        max_size = max(_ALWAYS_READ, _READ_PER_BYTE * os.fstat(file.fileno()).st_size)
-    size = sum(member.file_size for member in members)
-    if size > max_size:
-        raise ValueError(f"its arrays take {size} bytes, more than max_size, {max_size}")
-    for member in members:
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{member.filename} is neither stored nor deflated")
 
 
 def _read_columns(
@@ -507,16 +490,7 @@ def _read_columns(
 
 
 def _read_column(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str) -> NDArray[Any]:
-    info = members[name]
-    try:
-        with archive.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            if version != (1, 0):
-                raise ValueError(f"version {version} of the .npy format")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-            contents = member.read(info.file_size - member.tell())
-    except Exception as error:  # as for the whole file
-        raise ValueError(f"field {name!r} cannot be read: {error}") from error
+    dtype, shape, contents = read_array(archive, members[name], f"field {name!r}")
     expected = _COLUMNS[name]
     # The itemsize of text depends on the longest name in a file, and that of `size` on the largest.
     has_width = dtype.itemsize > 0 if name in ("size", "map_name") else dtype.itemsize == expected.itemsize

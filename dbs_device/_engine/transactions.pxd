@@ -61,8 +61,9 @@ cdef class Transaction:
     cdef int release_writer_lock(self) except -1
     cdef TableChanges changes(self, SpaceId space)
     cdef int add_entries(self, list entries) except -1
-    cdef int remove_ranges(self, list ranges) except -1
+    cdef int remove_ranges(self, tuple ranges_to_remove) except -1
 
 
 cdef Transaction begin_transaction(object manager)
 cdef list new_entries(object device, object resources, object name)
+cdef tuple ranges_to_remove(object resources)

@@ -11,6 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .access cimport address_of
+from .memory cimport HostMemory
 from .platform cimport set_public_name
 from .tables cimport (
     PIO,
@@ -38,8 +39,16 @@ import threading
 import weakref
 from random import getrandbits
 
-from ..errors import DeviceOverlapError, NoDeviceError, TransactionError
-from .address_map import trapped_ranges
+from ..errors import (
+    DeviceOverlapError,
+    InvalidRangeError,
+    NoDeviceError,
+    TransactionError,
+    describe_device,
+    format_count,
+    format_range,
+)
+from .address_map import memory_ranges, trapped_ranges
 
 __all__ = ["Transaction"]
 
@@ -315,11 +324,29 @@ cdef list new_entries(object device, object resources, object name):
     check_device(device)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {type(name).__name__}")
-    entries = [
-        new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in trapped_ranges(resources)
-    ]
+    ranges = trapped_ranges(resources, isinstance(device, HostMemory))
+    if isinstance(device, HostMemory):
+        check_memory_size(<HostMemory>device, ranges)
+    entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in ranges]
     warn_if_unhandled(entries)
     return entries
+
+
+cdef int check_memory_size(HostMemory memory, list ranges) except -1:
+    """Raise `InvalidRangeError` for a range that the memory would not fill."""
+    for space, base, last in ranges:
+        if last - base + 1 > memory.size:
+            raise InvalidRangeError(
+                f"{space} range {format_range(base, last)} is larger than the {format_count(memory.size, 'byte')} of "
+                f"{describe_device(memory)}"
+            )
+    return 0
+
+
+cdef tuple ranges_to_remove(object resources):
+    """Return the PIO and MMIO ranges among resources to be unregistered, and the (base, last) of those of memory."""
+    resources = list(resources)
+    return trapped_ranges(resources), memory_ranges(resources)
 
 
 cdef Transaction begin_transaction(object manager):
@@ -434,11 +461,16 @@ cdef class Transaction:
             added.append(entry)
         return 0
 
-    cdef int remove_ranges(self, list ranges) except -1:
-        """Remove the entries of all ranges (space, base, last) or of none."""
+    cdef int remove_ranges(self, tuple ranges_to_remove) except -1:
+        """Remove the entries of all ranges or of none. Where no memory is mapped, ranges of memory are passed over."""
         cdef RangeEntry entry
         cdef TableChanges changes
         cdef set entries = set()
+        ranges, memory = ranges_to_remove
+        for base, last in memory:
+            entry = self._mmio.exactly(base, last)
+            if entry is not None and isinstance(entry.device, HostMemory):
+                entries.add(entry)
         for space, base, last in ranges:
             changes = self.changes(<SpaceId><int>space)
             entry = changes.exactly(base, last)
@@ -464,7 +496,8 @@ cdef class Transaction:
         device : DeviceIo
             The device.
         resources : iterable of Resource
-            Those other than PIO and MMIO ranges are ignored.
+            Those other than PIO and MMIO ranges are ignored. Memory (`dbs_device.memory.Ram` and `Rom`) is also mapped
+            to `MemAddressRange` resources.
         name : str, optional
             The device's name in the map, errors, notes and traces.
 
@@ -473,7 +506,7 @@ cdef class Transaction:
         DeviceOverlapError
             A range overlaps one that is registered or was added before, or another one of `resources`.
         InvalidRangeError
-            A range is empty, or runs past the end of its space.
+            A range is empty, runs past the end of its space, or is larger than the memory to be mapped there.
         TransactionError
             The transaction is finished, or belongs to another thread.
         TypeError
@@ -500,8 +533,9 @@ cdef class Transaction:
         Parameters
         ----------
         resources : iterable of Resource
-            Each range must be registered, or added in this transaction, with the same base and size. Resources other
-            than PIO and MMIO ranges are ignored.
+            Each range must be registered, or added in this transaction, with the same base and size. A
+            `MemAddressRange` unmaps memory that is registered with this base and size, and is ignored otherwise, as
+            all other resources are.
 
         Raises
         ------
@@ -515,7 +549,7 @@ cdef class Transaction:
             `resources` holds something other than resources.
         """
         self.check_open()
-        ranges = trapped_ranges(resources)
+        ranges = ranges_to_remove(resources)
         self.check_open()
         self.remove_ranges(ranges)
 

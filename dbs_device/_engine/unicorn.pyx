@@ -6,26 +6,13 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.signal cimport SIG_DFL, SIG_IGN, SIGINT, sighandler_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
-from .access cimport ranges_of, raise_unowned
-from .entry_points cimport (
-    MMIO_LOAD,
-    MMIO_STORE,
-    PIO_IN,
-    PIO_OUT,
-    Context,
-    Handle,
-    Operation,
-    access,
-    latch,
-    pop_oldest,
-    report_unraisable,
-)
-from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store
+from .access cimport is_integer_size, load_by, raise_unowned, ranges_of, store_by, wrong_size_raised
+from .entry_points cimport exception_is_set, report_unraisable
+from .platform cimport dbs_generation_load
 from .tables cimport (
     MMIO,
     PIO,
     IoTables,
-    Options,
     PublishedTables,
     Ranges,
     SpaceId,
@@ -38,6 +25,9 @@ import threading
 
 __all__ = ["GuestBus", "entry_point_addresses"]
 
+
+cdef extern from *:
+    const uint64_t NEVER "UINT64_MAX"  # a generation that no tables have
 
 cdef extern from "Python.h":
     sighandler_t PyOS_getsig(int number) nogil
@@ -91,12 +81,25 @@ cdef void interrupt_stops(Stoppable *guest) noexcept:
 # ----------------------------------------------------------------------------- the bus of a guest
 
 
+cdef enum Operation:
+    MMIO_LOAD
+    MMIO_STORE
+    PIO_IN
+    PIO_OUT
+
+
 @cython.final
-cdef class GuestBus(PublishedTables):
+@cython.no_gc_clear  # Unicorn may call it until the last moment: other objects of a cycle are cleared
+cdef class GuestBus:
     """A manager's ranges as a guest sees them: integers in Unicorn's byte order, exceptions latched.
+
+    A guest accesses devices on one thread, so that the bus holds tables, and need not pin them for each access. It
+    replaces them at the first access after a change; those that an access has begun with are retained until it ends.
 
     Parameters
     ----------
+    manager : IoManager
+        The bus that is called.
     uc_address : int
         Address of the emulator, a ``uc_engine``.
     functions : mapping of str to int
@@ -106,7 +109,7 @@ cdef class GuestBus(PublishedTables):
     page_size : int
         Bytes of a page, in which Unicorn maps memory; a power of two.
     sync : callable
-        Called on the guest's thread when it reaches an entry point after `request_sync`; maps what has changed.
+        Called on the guest's thread at its first access after a change of the ranges; maps what is missing.
     record : callable or None
         Takes whether an access is MMIO, whether it is a write, its address, size and value; called after each access
         that was served.
@@ -120,6 +123,8 @@ cdef class GuestBus(PublishedTables):
         What `map_window` has mapped, by first and last address.
     runs : int
         How many calls of `run` are in progress, each within a handler of the one before.
+    users : int
+        The same of `run` and `access_memory`: while there are any, only their thread may change windows.
 
     Notes
     -----
@@ -131,23 +136,26 @@ cdef class GuestBus(PublishedTables):
     cdef UcUnmap uc_mem_unmap
     cdef readonly dict windows
     cdef readonly size_t runs
-    cdef size_t collectors  # callers that pop the exceptions of the accesses that they make
-    cdef bint is_updating
-    cdef bint is_outdated
-    cdef Context context
-    cdef Handle ports
-    cdef list exceptions
-    cdef dbs_hint sync_requested
-    cdef size_t inside  # entry points under way; only the guest's thread changes it
+    cdef readonly size_t users
+    cdef PublishedTables published  # the manager's
+    cdef IoTables held  # the manager's, but in the guest's byte order; only the thread that uses Unicorn changes it
+    cdef Ranges *pio  # of `held`
+    cdef Ranges *mmio
+    cdef list retired  # held when the access began that is under way
+    cdef uint64_t synced  # the generation for which `sync` was called last
+    cdef uint64_t ready  # the same while nothing else needs attention before or after an access, else NEVER
+    cdef size_t inside  # entry points under way
+    cdef UcStop stop  # called when an exception is latched, or NULL
+    cdef list exceptions  # pending
     cdef bint big_endian
     cdef uint64_t offset_mask  # of an address in its page
     cdef object sync
     cdef object unmapped
     cdef object record
-    cdef bint is_recording
 
     def __init__(
         self,
+        manager,
         uintptr_t uc_address,
         functions,
         bint big_endian,
@@ -156,24 +164,20 @@ cdef class GuestBus(PublishedTables):
         record,
         unmapped,
     ):
+        self.published = published_tables_of(manager)
         self.guest = Stoppable(<UcStop><uintptr_t>functions["uc_emu_stop"], <void *>uc_address)
         self.uc_mmio_map = <UcMap><uintptr_t>functions["uc_mmio_map"]
         self.uc_mem_unmap = <UcUnmap><uintptr_t>functions["uc_mem_unmap"]
         self.windows = {}
+        self.retired = []
         self.exceptions = []
+        self.stop = self.guest.stop
         self.big_endian = big_endian
         self.offset_mask = page_size - 1
         self.sync = sync
         self.record = record
-        self.is_recording = record is not None
         self.unmapped = unmapped
-        dbs_hint_store(&self.sync_requested, 0)
-        self.context.published = <PyObject *>self
-        self.context.exceptions = <PyObject *>self.exceptions
-        self.context.stop = self.guest.stop
-        self.context.stop_argument = self.guest.uc
-        self.context.unowned = refuse_unowned
-        self.ports.context = &self.context
+        self.update()
 
     @property
     def address(self):
@@ -185,28 +189,41 @@ cdef class GuestBus(PublishedTables):
         """bool : whether the guest is in an entry point."""
         return self.inside != 0
 
-    def update(self, manager):
-        """Publish the ranges that the manager has now.
+    def update(self):
+        """Hold the ranges that the manager has now, whose pages the caller maps."""
+        self.hold()
+        self.synced = self.held.generation
+        self.set_ready()
 
-        A finaliser that runs in it may change them: the call within this one leaves the newer ranges to it.
+    cdef int hold(self) except -1:
+        """Replace the tables by the manager's current ones.
+
+        A finaliser that runs in it may change them, and call this: it may leave older ones. They are replaced at the
+        next access.
         """
-        cdef PublishedTables published = published_tables_of(manager)
-        cdef IoTables tables
-        cdef Options options
-        self.is_outdated = True
-        if self.is_updating:
-            return
-        self.is_updating = True
-        try:
-            while self.is_outdated:
-                self.is_outdated = False
-                tables = current_tables(<PyObject *>published)
-                options = tables.options
-                options.big_endian = self.big_endian
-                self._unowned_accesses = published._unowned_accesses
-                self.publish(tables.pio, tables.mmio, options)
-        finally:
-            self.is_updating = False
+        cdef IoTables tables = current_tables(<PyObject *>self.published)
+        cdef IoTables held = IoTables.__new__(IoTables)
+        held.generation = tables.generation
+        held.pio = tables.pio
+        held.mmio = tables.mmio
+        held.options = tables.options
+        held.options.big_endian = self.big_endian
+        held.unowned_accesses = tables.unowned_accesses
+        return self.replace_held(held)
+
+    def release(self):
+        """Hold no ranges, until the next access. Nothing may be in use."""
+        self.replace_held(IoTables.__new__(IoTables))
+        self.synced = self.ready = NEVER
+
+    cdef int replace_held(self, IoTables held) except -1:
+        cdef IoTables old = self.held  # released last: a finaliser may come back here
+        if self.inside != 0:
+            self.retired.append(old)
+        self.held = held
+        self.pio = &held.pio.ranges
+        self.mmio = &held.mmio.ranges
+        return 0
 
     def map_window(self, uint64_t first, uint64_t last):
         """Have Unicorn call the entry points for these addresses; return its status."""
@@ -217,9 +234,9 @@ cdef class GuestBus(PublishedTables):
             first,
             last - first + 1,
             <void *>guest_load,
-            &window.handle,
+            <void *>window,
             <void *>guest_store,
-            &window.handle,
+            <void *>window,
         )
         if status != 0:
             del self.windows[first, last]
@@ -270,28 +287,34 @@ cdef class GuestBus(PublishedTables):
 
     cdef tuple collect(self, function, tuple arguments, dict keywords, UcStop stop):
         """Call a function, and return its result and the first exception, the others being discarded."""
-        cdef UcStop previous = self.context.stop
+        cdef UcStop previous = self.stop
         result = error = None
-        self.context.stop = stop
-        self.collectors += 1
+        self.stop = stop
+        self.users += 1
+        self.set_ready()
         try:
             result = function(*arguments, **keywords)
         except BaseException as raised:
             error = raised
-        self.collectors -= 1
-        self.context.stop = previous
-        first = self.pop_exception()
-        while self.pop_exception() is not None:
-            pass
-        return result, error if first is None else first
+        self.users -= 1
+        self.stop = previous
+        if self.exceptions:
+            error = self.exceptions[0]
+            self.exceptions.clear()
+        self.set_ready()
+        return result, error
 
-    def request_sync(self):
-        """Have `sync` called when the guest next reaches an entry point."""
-        dbs_hint_store(&self.sync_requested, 1)
+    cdef void set_ready(self) noexcept:
+        """Have accesses take the short path, unless one is recorded, or past the bridge, or an exception is pending."""
+        self.ready = self.synced if self.users != 0 and not self.exceptions and self.record is None else NEVER
 
-    def pop_exception(self):
-        """Remove and return the oldest pending exception, or None. Devices are called again when none is left."""
-        return pop_oldest(&self.context)
+    cdef int latch(self, object error) except -1:
+        """Add an exception to the pending ones, and have the guest stopped."""
+        self.exceptions.append(error)
+        self.ready = NEVER
+        if self.stop != NULL:
+            self.stop(self.guest.uc)
+        return 0
 
 
 @cython.final
@@ -307,105 +330,159 @@ cdef class Window:
     """
 
     cdef GuestBus bus
-    cdef Handle handle
+    cdef uint64_t base
 
     def __init__(self, GuestBus bus not None, uint64_t base):
         self.bus = bus
-        self.handle.context = &bus.context
-        self.handle.base = base
+        self.base = base
 
 
-cdef inline bint page_holds_range(GuestBus bus, Ranges *ranges, uint64_t address):
+# ----------------------------------------------------------------------------- entry points
+
+# Unicorn may call them on a thread that Python does not know, if the bridge did not start the guest.
+
+
+cdef inline bint page_holds_range(GuestBus bus, uint64_t address):
+    cdef Ranges *ranges = &bus.held.mmio.ranges
     cdef uint64_t first = address & ~bus.offset_mask
     cdef uint64_t last = address | bus.offset_mask
     cdef size_t index = last_base_at_or_below(ranges, last)
     return ranges.count != 0 and ranges.bases[index] <= last and ranges.slots[index].last >= first
 
 
-cdef void refuse_unowned(Context *context, Operation operation, uint64_t address, size_t size) noexcept with gil:
-    """Latch the exception of an unowned access, unless the bus is open."""
-    cdef GuestBus bus = <GuestBus>context.published
-    cdef IoTables tables = current_tables(<PyObject *>bus)
-    cdef SpaceId space = MMIO if operation in (MMIO_LOAD, MMIO_STORE) else PIO
-    try:
-        if space == MMIO and not page_holds_range(bus, ranges_of(tables, MMIO), address):
-            raise bus.unmapped(operation == MMIO_STORE, address)
-        if tables.options.open_bus < 0:
-            raise_unowned(tables, ranges_of(tables, space), address, size)
-    except BaseException as error:
-        latch(context, error)
+cdef inline uint64_t generation_of(GuestBus bus) noexcept nogil:
+    """Return the generation of the manager's ranges."""
+    return dbs_generation_load(&bus.published._generation)
 
 
-cdef void call_sync(GuestBus bus) noexcept with gil:
-    dbs_hint_store(&bus.sync_requested, 0)
+cdef bint sync(GuestBus bus) noexcept with gil:
+    """Hold current tables, and map what is missing; return whether that has worked."""
+    bus.inside += 1  # nothing is unmapped
     try:
+        bus.update()
         bus.sync()
     except BaseException as error:
-        latch(&bus.context, error)
+        bus.latch(error)
+    bus.inside -= 1
+    return not bus.exceptions
 
 
-cdef void call_record(
+cdef void let_go(GuestBus bus) noexcept with gil:
+    """Release the tables that were replaced during an access, and those that should have been."""
+    try:
+        bus.retired.clear()
+        bus.hold()
+    except BaseException as error:
+        bus.latch(error)
+cdef int refuse_unowned(
+    GuestBus bus, IoTables tables, Operation operation, uint64_t address, size_t size
+) except -1:
+    """Raise the exception of an unowned access, unless the bus is open."""
+    cdef SpaceId space = MMIO if operation in (MMIO_LOAD, MMIO_STORE) else PIO
+    if space == MMIO and not page_holds_range(bus, address):
+        raise bus.unmapped(operation == MMIO_STORE, address)
+    if tables.options.open_bus < 0:
+        raise_unowned(tables, ranges_of(tables, space), address, size)
+    return 0
+
+
+cdef void access_failed(
+    GuestBus bus, PyObject *tables, int result, Operation operation, uint64_t address, size_t size
+) noexcept with gil:
+    try:
+        if result == -1:
+            exception_is_set()
+        refuse_unowned(bus, <IoTables>tables, operation, address, size)
+    except BaseException as error:
+        bus.latch(error)
+
+
+cdef inline uint64_t make_access(
+    GuestBus bus, Operation operation, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    """Make an access; return what a load has read, or a store written.
+
+    The operation is a constant in the entry points, each of which is one path without a switch.
+    """
+    cdef bint is_load = operation in (MMIO_LOAD, PIO_IN)
+    cdef SpaceId space = MMIO if operation in (MMIO_LOAD, MMIO_STORE) else PIO
+    cdef PyObject *tables = <PyObject *>bus.held
+    cdef Ranges *ranges = bus.mmio if space == MMIO else bus.pio
+    cdef int result
+    bus.inside += 1
+    if not is_integer_size(size, space):
+        result = wrong_size_raised(size, space)
+    elif is_load:
+        result = load_by(False, <IoTables>tables, ranges, address, size, &value)
+    else:
+        result = store_by(False, <IoTables>tables, ranges, address, size, value)
+    if result != 0:
+        access_failed(bus, tables, result, operation, address, size)
+    bus.inside -= 1
+    if generation_of(bus) != (<IoTables>tables).generation and bus.inside == 0:
+        let_go(bus)
+    return value
+
+
+cdef uint64_t make_unusual_access(
     GuestBus bus, Operation operation, uint64_t address, size_t size, uint64_t value
 ) noexcept with gil:
+    """Make an access after a change of the ranges, or one that is recorded, or past the bridge.
+
+    None is made while an exception is pending.
+
+    The thread may be one that Python does not know, whose state, and an exception with it, would be deleted by the last
+    release of the GIL: so it is taken here.
+    """
     cdef uint64_t mask = ~<uint64_t>0 >> (64 - 8 * size)
-    try:
-        is_write = operation in (MMIO_STORE, PIO_OUT)
-        bus.record(operation in (MMIO_LOAD, MMIO_STORE), is_write, address, size, value & mask)
-    except BaseException as error:
-        latch(&bus.context, error)
-
-
-cdef void report_pending(GuestBus bus) noexcept with gil:
-    """Report the exceptions of an access that neither `run` nor `access_memory` has caused: none may stay pending."""
-    while bus.exceptions:
-        report_unraisable(pop_oldest(&bus.context), bus)
+    if bus.exceptions or (generation_of(bus) != bus.synced and not sync(bus)):
+        return 0
+    with nogil:
+        value = make_access(bus, operation, address, size, value)
+    if bus.record is not None and not bus.exceptions:
+        try:
+            is_write = operation in (MMIO_STORE, PIO_OUT)
+            bus.record(operation in (MMIO_LOAD, MMIO_STORE), is_write, address, size, value & mask)
+        except BaseException as error:
+            bus.latch(error)
+    while bus.users == 0 and bus.exceptions:
+        report_unraisable(bus.exceptions.pop(0), bus)
+    return value
 
 
 cdef inline uint64_t guest_access(
-    PyObject *bus, Handle *handle, Operation operation, uint64_t address, size_t size, uint64_t value
+    PyObject *bus, Operation operation, uint64_t address, size_t size, uint64_t value
 ) noexcept nogil:
-    (<GuestBus>bus).inside = (<GuestBus>bus).inside + 1
-    if dbs_hint_load(&(<GuestBus>bus).sync_requested) != 0:
-        call_sync(<GuestBus>bus)
-    cdef uint64_t result = access(handle, operation, address, size, value)
-    if (<GuestBus>bus).is_recording and dbs_hint_load(&handle.context.pending) == 0:
-        call_record(<GuestBus>bus, operation, handle.base + address, size, result)
-    if (<GuestBus>bus).collectors == 0 and dbs_hint_load(&handle.context.pending) != 0:
-        report_pending(<GuestBus>bus)
-    (<GuestBus>bus).inside = (<GuestBus>bus).inside - 1
-    return result
+    if generation_of(<GuestBus>bus) == (<GuestBus>bus).ready:
+        return make_access(<GuestBus>bus, operation, address, size, value)
+    return make_unusual_access(<GuestBus>bus, operation, address, size, value)
 
 
 cdef uint64_t guest_load(void *uc, uint64_t offset, unsigned size, void *window) noexcept nogil:
-    cdef Handle *handle = <Handle *>window
-    return guest_access(handle.context.published, handle, MMIO_LOAD, offset, size, 0)
+    return guest_access(<PyObject *>(<Window>window).bus, MMIO_LOAD, (<Window>window).base + offset, size, 0)
 
 
 cdef void guest_store(void *uc, uint64_t offset, unsigned size, uint64_t value, void *window) noexcept nogil:
-    cdef Handle *handle = <Handle *>window
-    guest_access(handle.context.published, handle, MMIO_STORE, offset, size, value)
+    guest_access(<PyObject *>(<Window>window).bus, MMIO_STORE, (<Window>window).base + offset, size, value)
 
 
 cdef uint32_t guest_in(void *uc, uint32_t port, int size, void *bus) noexcept nogil:
-    return <uint32_t>guest_access(<PyObject *>bus, &(<GuestBus>bus).ports, PIO_IN, port, <size_t>size, 0)
+    return <uint32_t>guest_access(<PyObject *>bus, PIO_IN, port, <size_t>size, 0)
 
 
 cdef void guest_out(void *uc, uint32_t port, int size, uint32_t value, void *bus) noexcept nogil:
-    guest_access(<PyObject *>bus, &(<GuestBus>bus).ports, PIO_OUT, port, <size_t>size, value)
+    guest_access(<PyObject *>bus, PIO_OUT, port, <size_t>size, value)
 
 
 cdef bint guest_unmapped(void *uc, int type_, uint64_t address, int size, int64_t value, void *bus) noexcept nogil:
     """Tell Unicorn to try again where a range that was added while the guest ran had not been mapped yet."""
-    cdef size_t wanted = dbs_hint_load(&(<GuestBus>bus).sync_requested)
-    if wanted == 0:
+    if generation_of(<GuestBus>bus) == (<GuestBus>bus).synced:
         return False
     return sync_for(<GuestBus>bus, address)
 
 
 cdef bint sync_for(GuestBus bus, uint64_t address) noexcept with gil:
-    call_sync(bus)
-    cdef IoTables tables = current_tables(<PyObject *>bus)
-    return page_holds_range(bus, &tables.mmio.ranges, address)
+    return sync(bus) and page_holds_range(bus, address)
 
 
 def entry_point_addresses():

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from embedder import c_emulator, cxx_emulator
-from embedder.accesses import OPERATIONS, access_bus, access_on_new_thread, is_current
+from embedder.accesses import (
+    OPERATIONS,
+    access_bus,
+    access_on_new_thread,
+    is_current,
+    pio_in_string,
+    pio_out_string,
+    unowned,
+)
 from embedder.cpu import Registers, count_to
 from embedder.cxx_cpu import SparseMemory, fill_and_copy
 from embedder.minimal import Counter, sum_of_loads
@@ -462,3 +470,69 @@ def test_a_built_consumer_imports_the_recorded_modules(module):
     output = subprocess.check_output([sys.executable, "-c", IMPORTS, module], text=True)
     recorded = json.loads(Path(__file__).with_name("abi.json").read_text())["modules"]
     assert json.loads(output) == (["dbs_device"] if module.endswith("emulator") else recorded)
+
+
+class Fifo(DeviceIo):
+    def __init__(self, at_item=None, action=None):
+        self.items = []
+        self.at_item, self.action = at_item, action
+
+    def pio_in(self, base, offset, size):
+        if len(self.items) == self.at_item:
+            self.action()
+        self.items.append(offset)
+        return len(self.items)
+
+    def pio_out(self, base, offset, size, value):
+        if len(self.items) == self.at_item:
+            self.action()
+        self.items.append(value)
+
+
+PORTS = [Resource.PioAddressRange(0x40, 4)]
+
+
+@pytest.mark.parametrize("make_device", [Fifo, Registers])
+def test_a_string_is_one_call(make_device):
+    manager = manager_with(make_device(), PORTS)
+    data, calls = pio_in_string(manager, 0x40, 2, 100)
+    assert (len(data), calls) == (200, 1)
+    assert pio_out_string(manager, 0x40, 4, bytes(400)) == (100, 0)
+    assert pio_out_string(manager, 0x40, 4, b"") == (0, 0)
+
+
+def test_a_string_goes_on_with_the_ranges_that_a_handler_leaves():
+    first = Fifo(2, lambda: manager.unregister_device_io(PORTS) or manager.register_device_io(second, PORTS))
+    second = Fifo()
+    manager = manager_with(first, PORTS)
+    assert pio_in_string(manager, 0x40, 1, 5) == (bytes([1, 2, 3, 1, 2]), 2)
+    first.items.clear()
+    manager.unregister_device_io(PORTS)
+    manager.register_device_io(first, PORTS)
+    assert pio_out_string(manager, 0x40, 1, b"abcde") == (3, 0)
+
+
+def test_a_string_that_fails_says_where():
+    def fail():
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken") as caught:
+        pio_in_string(manager_with(Fifo(2, fail), PORTS), 0x40, 2, 4)
+    assert caught.value.__notes__[-1] == "2 items are done: 010002000000eeee"
+    with pytest.raises(ValueError, match="PIO access size must be 1, 2 or 4 bytes, not 3"):
+        pio_in_string(manager_with(Fifo(), PORTS), 0x40, 3, 4)
+
+
+def test_unowned_items_follow_the_rule_of_the_manager():
+    assert pio_in_string(manager_with(Fifo(), PORTS, open_bus=0xFF), 0x80, 2, 3) == (b"\xff" * 6, 3)
+    with pytest.raises(dbs_device.NoDeviceError) as caught:
+        pio_in_string(manager_with(Fifo(), PORTS), 0x80, 2, 3)
+    assert caught.value.__notes__ == ["0 items are done: 0000eeeeeeee"]
+    assert pio_out_string(manager_with(Fifo(), PORTS), 0x80, 1, b"ab") == (0, 1)
+
+
+def test_the_rule_of_unowned_accesses():
+    assert unowned(manager_with(Fifo(), PORTS, open_bus=0), 0x80, 2) == []
+    memory, ports = unowned(manager_with(Fifo(), PORTS), 0x43, 2)
+    assert str(memory) == "no device owns MMIO address 0x43 (2 bytes)"
+    assert str(ports).startswith("the access to PIO address 0x43 (2 bytes) runs past the end of range 0x40..0x43 of ")

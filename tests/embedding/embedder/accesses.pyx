@@ -20,10 +20,14 @@ from dbs_device._bus cimport (
     c_mmio_load,
     c_mmio_read,
     c_mmio_store,
+    c_mmio_unowned,
     c_mmio_write,
     c_pio_in,
+    c_pio_in_string,
     c_pio_out,
+    c_pio_out_string,
     c_pio_read,
+    c_pio_unowned,
     c_pio_write,
     c_tables_are_current,
 )
@@ -144,6 +148,60 @@ def access_bus(target, name, uint64_t address, size_t size, uint64_t value=0):
 
 def is_current(IoManager manager, IoTables tables):
     return c_tables_are_current(manager, tables)
+
+
+# ----------------------------------------------------------------------------- strings, unowned accesses
+
+
+def pio_in_string(IoManager manager, uint64_t port, size_t size, size_t count):
+    """Read items of a port as `IoManager.pio_in_string` does; return them and the number of calls that it took."""
+    cdef IoTables tables = manager.tables()
+    cdef bytearray data = bytearray(b"\xee" * (size * count))
+    cdef uint8_t *start = data
+    cdef size_t done = 0, calls = 0
+    cdef int result
+    try:
+        with nogil:
+            while done < count:
+                if not c_tables_are_current(manager, tables):
+                    with gil:
+                        tables = manager.tables()
+                result = c_pio_in_string(manager, tables, port, size, start, count, &done)
+                calls += 1
+                if result == 1:
+                    c_pio_unowned(tables, port, size)
+                    done += 1
+    except Exception as error:
+        error.add_note(f"{done} items are done: {data.hex()}")
+        raise
+    return bytes(data), calls
+
+
+def pio_out_string(IoManager manager, uint64_t port, size_t size, bytes data):
+    """Write items to a port, on the tables that the manager has first; return how many are done, and the result."""
+    cdef IoTables tables = manager.tables()
+    cdef const uint8_t *start = data
+    cdef size_t done = 0, count = len(data) // size
+    cdef int result
+    with nogil:
+        result = c_pio_out_string(manager, tables, port, size, start, count, &done)
+    return done, result
+
+
+def unowned(IoManager manager, uint64_t address, size_t size):
+    """Apply the manager's rule to an access to memory and to one to ports."""
+    cdef IoTables tables = manager.tables()
+    errors = []
+    for is_port in (False, True):
+        try:
+            with nogil:
+                if is_port:
+                    c_pio_unowned(tables, address, size)
+                else:
+                    c_mmio_unowned(tables, address, size)
+        except Exception as error:
+            errors.append(error)
+    return errors
 
 
 # ----------------------------------------------------------------------------- on a thread of its own
