@@ -63,10 +63,3 @@ def test_the_sessions_in_the_docs_go_as_shown(path):
     results = doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert results.attempted > 0
     assert results.failed == 0
-
-
-@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCUMENTS], ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        if not target.startswith("http"):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"

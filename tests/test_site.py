@@ -1,4 +1,4 @@
-"""The documentation site has every public name, and every page is reachable."""
+"""The documentation site has every public name, every page is reachable, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 import dbs_device
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 
 
@@ -64,3 +65,15 @@ def test_every_page_is_in_a_table_of_contents(page: str) -> None:
     folder = "reference" if page.startswith("reference/") and page != "reference/index" else ""
     contents = (DOCS / folder / "index.md").read_text()
     assert re.search(rf"^{re.escape(page.removeprefix('reference/') if folder else page)}$", contents, re.MULTILINE)
+
+
+LINKING = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in LINKING if "_build" not in path.parts], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
