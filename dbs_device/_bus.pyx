@@ -27,7 +27,8 @@ from ._engine.access cimport (
 )
 from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
-from ._engine.platform cimport set_public_name
+from ._engine.pins cimport unpin
+from ._engine.platform cimport dbs_pin, set_public_name
 from ._engine.tables cimport (
     MMIO,
     PIO,
@@ -41,7 +42,6 @@ from ._engine.tables cimport (
     mapped_ranges,
     new_entry,
     pin,
-    unpin,
 )
 from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries, ranges_to_remove
 
@@ -821,56 +821,56 @@ cdef int c_pio_unowned(IoTables tables, uint64_t port, size_t size) except -1 no
 
 
 cdef int c_manager_mmio_load(IoManager manager, uint64_t address, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_load(<Tables>tables, MMIO, address, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>held.object, MMIO, address, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_store(IoManager manager, uint64_t address, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_store(<Tables>tables, MMIO, address, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>held.object, MMIO, address, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_read(IoManager manager, uint64_t address, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_read(<Tables>tables, MMIO, address, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>held.object, MMIO, address, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_mmio_write(IoManager manager, uint64_t address, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_write(<Tables>tables, MMIO, address, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>held.object, MMIO, address, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_t *value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_load(<Tables>tables, PIO, port, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_load(<Tables>held.object, PIO, port, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_store(<Tables>tables, PIO, port, size, value)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_store(<Tables>held.object, PIO, port, size, value)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_read(<Tables>tables, PIO, port, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_read(<Tables>held.object, PIO, port, data, size)
+    unpin(held)
     return result
 
 
 cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
-    cdef PyObject *tables = pin(<PublishedTables>manager._published)
-    cdef int result = c_write(<Tables>tables, PIO, port, data, size)
-    unpin(<PublishedTables>manager._published, tables)
+    cdef dbs_pin *held = pin(<PublishedTables>manager._published)
+    cdef int result = c_write(<Tables>held.object, PIO, port, data, size)
+    unpin(held)
     return result

@@ -964,6 +964,44 @@ class RegisterBank(RegisterFile):
             values.extend(elements)
         return values
 
+    def registers_at(
+        self, offset: SupportsIndex, size: SupportsIndex = 1, *, write: bool = False
+    ) -> list[tuple[int, Register]]:
+        """Find the registers that an access reaches. It takes time proportional to the number of registers.
+
+        Parameters
+        ----------
+        offset, size : int
+            First byte, and number of bytes.
+        write : bool, optional
+            Whether the access is a write: some registers are only read, or only written.
+
+        Returns
+        -------
+        list of (int, Register)
+            The offset of each and the register, by offset, on the page that is selected now. For an alias it is the
+            offset of the alias.
+
+        Examples
+        --------
+        >>> class Uart(RegisterBank):
+        ...     DATA = Register(0x0)
+        ...     STATUS = Register(0x4)
+        >>> Uart().registers_at(0x4, 4)
+        [(4, <STATUS 0x00000000>)]
+        """
+        first = operator.index(offset)
+        end = first + operator.index(size)
+        page = self._selected_page()
+        found = []
+        for place in self._spec.places:
+            if place.offset >= end or place.offset + place.size <= first or place.page not in (None, page):
+                continue
+            if place.writable if write else place.readable:
+                declaration, element = self._layout.declarations[place.number]
+                found.append((place.offset, declaration._of_bank(self, element)))
+        return sorted(found, key=lambda each: each[0])
+
     @classmethod
     def table(cls) -> str:
         """Return the registers and fields as a table in Markdown, one row each."""

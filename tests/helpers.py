@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +194,38 @@ class Worker(threading.Thread):
 def on_another_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on a thread of its own, and return its result or raise its exception."""
     return Worker(function, *arguments).result()
+
+
+def exit_child(check: Callable[[], object]) -> None:
+    """End a forked process: with status 0 if `check` passes, else 1 with a traceback on stderr."""
+    status = 1
+    try:
+        check()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def assert_child_passes(child: int) -> None:
+    """Wait for a forked process, which is killed if it hangs."""
+    deadline = time.monotonic() + DEADLOCK
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError("the child process hangs")
+        time.sleep(0.001)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+
+
+def check_in_child(check: Callable[[], object]) -> None:
+    """Call a function in a forked process."""
+    child = os.fork()
+    if child == 0:
+        exit_child(check)
+    assert_child_passes(child)
 
 
 class Interrupter:

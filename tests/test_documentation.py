@@ -58,6 +58,13 @@ def test_the_demo_prints_what_its_page_shows():
     assert [line.rstrip() for line in printed.rstrip().splitlines()] == shown.splitlines()
 
 
+def test_the_page_on_cocotb_shows_the_sources_of_the_example():
+    sources = "".join(path.read_text() for path in (ROOT / "examples" / "rtl").glob("*.py"))
+    blocks = fenced_blocks(ROOT / "docs" / "cocotb.md", "python")
+    assert len(blocks) == 3
+    assert [block for block in blocks if block.rstrip() not in sources] == []
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if ">>>" in path.read_text()], ids=lambda path: path.name)
 def test_the_sessions_in_the_docs_go_as_shown(path):
     results = doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from helpers import check_in_child
 
 from dbs_device._engine.lock import ReentrantLock
 
@@ -117,19 +118,9 @@ def test_a_child_process_does_not_wait_for_a_thread_that_it_does_not_have():
     thread = threading.Thread(target=hold)
     thread.start()
     assert holding.wait(30)
-    child = os.fork()
-    if child == 0:
-        with lock:
-            os._exit(7)
-    deadline = time.monotonic() + 30
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    if ended == (0, 0):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    check_in_child(lambda: lock.__enter__().release())
     done.set()
     thread.join(30)
-    assert os.waitstatus_to_exitcode(ended[1]) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
@@ -137,8 +128,4 @@ def test_a_child_process_does_not_wait_for_a_thread_that_it_does_not_have():
 def test_a_child_process_still_holds_what_its_thread_held():
     lock = ReentrantLock()
     with lock:
-        child = os.fork()
-        if child == 0:
-            lock.release()
-            os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        check_in_child(lock.release)

@@ -10,8 +10,9 @@ from libc.string cimport memset
 
 from .access cimport c_load, c_store, is_integer_size, unowned_is_served, unowned_load, wrong_size_raised
 from .batch cimport in_string, out_string
-from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, set_public_name
-from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, pin, published_tables_of, unpin
+from .pins cimport unpin
+from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, dbs_pin, set_public_name
+from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, pin, published_tables_of
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
 
@@ -99,12 +100,11 @@ cdef inline int make_access(
 
     The result is that of the accesses in ``access.pxd``.
     """
-    cdef PyObject *published = handle.published
-    cdef PyObject *tables = pin(<PublishedTables>published)
-    cdef int result = access_tables(handle, <IoTables>tables, operation, address, size, value)
+    cdef dbs_pin *held = pin(<PublishedTables>handle.published)
+    cdef int result = access_tables(handle, <IoTables>held.object, operation, address, size, value)
     if result == 1 and handle.refuses_unowned:
-        result = refuse(handle, <IoTables>tables, operation, address, size)
-    unpin(<PublishedTables>published, tables)
+        result = refuse(handle, <IoTables>held.object, operation, address, size)
+    unpin(held)
     return result
 
 
@@ -241,7 +241,7 @@ cdef size_t latching_string(
     Handle *handle, bint is_in, uint64_t port, size_t size, uint8_t *data, size_t count
 ) noexcept nogil:
     """Make the accesses of a string until one fails, and latch its exception; return how many were made."""
-    cdef PyObject *tables
+    cdef dbs_pin *held
     cdef size_t done = 0
     cdef int result
     if PyGILState_GetThisThreadState() == NULL:
@@ -249,9 +249,9 @@ cdef size_t latching_string(
     if is_in:
         memset(data, 0, count * size)
     while done < count and dbs_hint_load(&handle.pending) == 0:
-        tables = pin(<PublishedTables>handle.published)
-        result = string_on(handle, <IoTables>tables, is_in, port, size, data, count, &done)
-        unpin(<PublishedTables>handle.published, tables)
+        held = pin(<PublishedTables>handle.published)
+        result = string_on(handle, <IoTables>held.object, is_in, port, size, data, count, &done)
+        unpin(held)
         if result == -1:
             latch_exception_that_is_set(handle)
             if is_in:

@@ -4,7 +4,7 @@ No file that other packages cimport may cimport this one: C++ has no C11 atomics
 """
 
 from cpython.object cimport PyObject, PyTypeObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 
 
 cdef extern from * nogil:
@@ -33,23 +33,21 @@ cdef extern from * nogil:
         atomic_store_explicit(generation, value, memory_order_release);
     }
 
-    /* Held for a handful of instructions only, never across a call, so that waiters spin. Its value is 0, or 1 plus the
-       number of forks before this process when it was taken: if that was before the last fork, by a thread that the
-       child does not have, it is free. */
-    typedef _Atomic uint32_t dbs_spinlock;
-    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
-    static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {
-        uint32_t holder = 0;
-        while (!atomic_compare_exchange_weak_explicit(lock, &holder, forks + 1, memory_order_acquire,
-                                                      memory_order_relaxed)) {
-            if (holder == forks + 1) {
-                holder = 0;
-            }
-        }
+    /* An address or a number that threads exchange, in one order for all threads. */
+    typedef _Atomic uintptr_t dbs_word;
+    static inline uintptr_t dbs_word_load(dbs_word *word) { return atomic_load(word); }
+    static inline void dbs_word_store(dbs_word *word, uintptr_t value) { atomic_store(word, value); }
+    static inline uintptr_t dbs_word_exchange(dbs_word *word, uintptr_t value) { return atomic_exchange(word, value); }
+    static inline int dbs_word_replace(dbs_word *word, uintptr_t expected, uintptr_t value) {
+        return atomic_compare_exchange_strong(word, &expected, value);
     }
-    static inline void dbs_spinlock_release(dbs_spinlock *lock) {
-        atomic_store_explicit(lock, 0, memory_order_release);
-    }
+
+    /* Aligned so that no two share a cache line, nor two neighbouring lines, which processors fetch together. */
+    typedef struct {
+        _Alignas(128) dbs_word state;
+        PyObject *object;
+        const void *thread;
+    } dbs_pin;
 
     /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
        a wider load than the store before it stalls the processor. The compiler turns the shifts into one load, with a
@@ -197,11 +195,17 @@ cdef extern from * nogil:
     uint64_t dbs_generation_load(dbs_generation *generation) noexcept
     void dbs_generation_store(dbs_generation *generation, uint64_t value) noexcept
 
-    ctypedef struct dbs_spinlock:
+    ctypedef struct dbs_word:
         pass
-    void dbs_spinlock_init(dbs_spinlock *lock) noexcept
-    void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
-    void dbs_spinlock_release(dbs_spinlock *lock) noexcept
+    uintptr_t dbs_word_load(dbs_word *word) noexcept
+    void dbs_word_store(dbs_word *word, uintptr_t value) noexcept
+    uintptr_t dbs_word_exchange(dbs_word *word, uintptr_t value) noexcept
+    bint dbs_word_replace(dbs_word *word, uintptr_t expected, uintptr_t value) noexcept
+
+    ctypedef struct dbs_pin:
+        dbs_word state
+        PyObject *object
+        const void *thread
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
     void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept

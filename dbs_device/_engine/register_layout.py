@@ -156,6 +156,7 @@ class BankSpec:
     hooks: list[HookSpec] = field(default_factory=list)
     native_reads: list[Target] = field(default_factory=list)
     native_writes: list[Target] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)  # of registers and of aliases; empty until the layout is built
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that differ where the state of another layout would not fit."""
@@ -250,7 +251,8 @@ class Builder:
             label = spec.label(element or 0)
             rule = rules[declaration]
             own.append(Place(label, offset, spec.size, spec.page, spec.readable, spec.writable, rule, number))
-        self.places = list(own)
+        self.places = self.bank.places
+        self.places += own
         for alias in self.bank.aliases:
             for element, number in self.numbers(alias.target, f"the alias {alias.name}"):
                 original = own[number]

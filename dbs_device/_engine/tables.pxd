@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .lock cimport ReentrantLock
+from .pins cimport pin_object
 from .platform cimport (
     dbs_critical_section,
     dbs_critical_section_begin,
@@ -12,7 +13,8 @@ from .platform cimport (
     dbs_hint,
     dbs_hint_load,
     dbs_hint_store,
-    dbs_spinlock,
+    dbs_pin,
+    dbs_word,
 )
 
 
@@ -184,10 +186,14 @@ cdef class IoTables:
     cdef RangeTable mmio
     cdef Options options
     cdef object unowned_accesses  # an UnownedAccesses if the options have log_unowned, else None
-    # Guarded by the publisher's spinlock: how many calls without the GIL are using the pair, and whether the last one
-    # must release it.
-    cdef size_t pins
-    cdef bint retired
+
+
+cdef extern from *:
+    """
+    #define dbs_tables_word(published) ((dbs_word *)&(published)->_tables)
+    """
+    # The pointer `_tables`, which threads read without the GIL. Cython does not give the address of such an attribute.
+    dbs_word *dbs_tables_word(PublishedTables published) noexcept nogil
 
 
 cdef class PublishedTables:
@@ -195,7 +201,6 @@ cdef class PublishedTables:
     cdef IoTables _tables
     cdef object _unowned_accesses
     cdef dbs_generation _generation
-    cdef dbs_spinlock _spinlock  # guards the pointer `_tables`, and the pins of the pair
 
     cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1
 
@@ -217,8 +222,17 @@ cdef inline IoTables current_tables(PyObject *published):
     return tables
 
 
-cdef PyObject *pin(PublishedTables published) noexcept nogil
-cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil
+cdef PyObject *no_tables  # an IoTables without ranges
+
+
+cdef inline dbs_pin *pin(PublishedTables published) noexcept nogil:
+    """Keep the current tables, `object` of the result, alive for an access without the GIL; it ends with `unpin`."""
+    cdef dbs_pin *held = pin_object(dbs_tables_word(published))
+    if held.object == <PyObject *>None:  # cleared by the garbage collector; a finalizer makes an access
+        held.object = no_tables
+    return held
+
+
 cdef PublishedTables published_tables_of(object manager)
 
 cdef object space_of(SpaceId space)

@@ -9,18 +9,11 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, Py_buffer, PyBuf
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint64_t, uintptr_t
 
-from .lock cimport fork_count
 from .native cimport NativeDevice
-from .platform cimport (
-    dbs_generation_store,
-    dbs_replace_int,
-    dbs_spinlock_acquire,
-    dbs_spinlock_init,
-    dbs_spinlock_release,
-    set_public_name,
-)
+from .pins cimport refer_for_pins
+from .platform cimport dbs_generation_store, dbs_replace_int, dbs_word_store, set_public_name
 
 import warnings
 import weakref
@@ -396,6 +389,9 @@ cdef class IoTables:
 
 set_public_name(IoTables, b"dbs_device.IoTables")
 
+cdef IoTables owner_of_no_tables = IoTables.__new__(IoTables)
+cdef PyObject *no_tables = <PyObject *>owner_of_no_tables
+
 
 # ----------------------------------------------------------------------------- the published pair
 
@@ -406,7 +402,6 @@ cdef class PublishedTables:
     def __cinit__(self, *args, **kwargs):
         self._tables = IoTables.__new__(IoTables)
         dbs_generation_store(&self._generation, 0)
-        dbs_spinlock_init(&self._spinlock)
 
     cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1:
         """Replace the pair of tables by a new one."""
@@ -417,40 +412,13 @@ cdef class PublishedTables:
         new.options = options
         new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1
+        Py_INCREF(new)  # the reference of `_tables`, where `old` leaves one
         with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._spinlock, fork_count)
-            self._tables = new
-            if old.pins != 0:
-                # The last call that uses the old pair without the GIL drops it: see `unpin`.
-                old.retired = True
-                Py_INCREF(old)
-            dbs_spinlock_release(&self._spinlock)
+            dbs_word_store(dbs_tables_word(self), <uintptr_t><PyObject *>new)
         dbs_generation_store(&self._generation, new.generation)
+        refer_for_pins(<PyObject *>old)
+        Py_DECREF(old)
         return 0
-
-
-cdef PyObject *pin(PublishedTables published) noexcept nogil:
-    """Keep the current tables alive for a call without the GIL, which cannot take a reference to them."""
-    cdef PyObject *tables
-    dbs_spinlock_acquire(&published._spinlock, fork_count)
-    tables = <PyObject *>published._tables
-    published._tables.pins = published._tables.pins + 1
-    dbs_spinlock_release(&published._spinlock)
-    return tables
-
-
-cdef void unpin(PublishedTables published, PyObject *tables) noexcept nogil:
-    cdef bint is_last_of_retired
-    dbs_spinlock_acquire(&published._spinlock, fork_count)
-    (<IoTables>tables).pins = (<IoTables>tables).pins - 1
-    is_last_of_retired = (<IoTables>tables).pins == 0 and (<IoTables>tables).retired
-    dbs_spinlock_release(&published._spinlock)
-    if is_last_of_retired:
-        release_reference(tables)
-
-
-cdef void release_reference(PyObject *tables) noexcept with gil:
-    Py_DECREF(<object>tables)
 
 
 cdef PublishedTables published_tables_of(object manager):

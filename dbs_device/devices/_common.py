@@ -1,23 +1,33 @@
-"""Pieces of the devices: interrupt outputs, parts of registers, and the check of a saved state."""
+"""Pieces of the devices: interrupt outputs, parts of registers, the state of banks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
 
 from ..errors import StateError
+from ..registers import RegisterBank
+from ..state import AttributeState
 
-__all__ = ["Irq", "Output", "Stateful", "check_state", "merge", "no_irq", "outputs", "word_bits"]
+__all__ = [
+    "BankState",
+    "ByteSink",
+    "Irq",
+    "Output",
+    "merge",
+    "no_irq",
+    "outputs",
+    "seconds_since_1970",
+    "word_bits",
+]
 
 Irq: TypeAlias = Callable[[bool], object]
 """What a device calls with the level of an interrupt line. An `IrqLine` is one."""
 
 
-class Stateful(Protocol):
-    """A device with a state."""
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the state."""
+ByteSink: TypeAlias = Callable[[int], object]
+"""Receives the bytes of a character device."""
 
 
 def no_irq(level: bool) -> None:
@@ -47,6 +57,20 @@ class Output:
             self.level = level
             self._irq(level)
 
+    def save_state(self) -> bool:
+        """Return the level."""
+        return self.level
+
+    def check_state(self, state: object) -> None:
+        """Raise `StateError` if a state is not a level."""
+        if not isinstance(state, bool):
+            raise StateError(f"the level of an interrupt line is a bool, not {state!r}")
+
+    def load_state(self, state: bool) -> None:
+        """Set the level."""
+        self.check_state(state)
+        self.set(state)
+
 
 def outputs(irqs: Sequence[Irq], count: int, what: str) -> list[Output]:
     """Return `count` outputs: to the lines given, in order, then unconnected ones.
@@ -59,6 +83,19 @@ def outputs(irqs: Sequence[Irq], count: int, what: str) -> list[Output]:
     if len(irqs) > count:
         raise ValueError(f"{len(irqs)} interrupt lines for {count} {what}")
     return [Output(irq) for irq in (*irqs, *[no_irq] * (count - len(irqs)))]
+
+
+def seconds_since_1970(date: datetime | None) -> int:
+    """Return a date as a Unix time; UTC if it has no time zone, the host's clock if it is None.
+
+    >>> seconds_since_1970(datetime(2000, 1, 1))
+    946684800
+    """
+    if date is None:
+        date = datetime.now(UTC)
+    elif date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return int(date.timestamp())
 
 
 def word_bits(value: int, offset: int, size: int, word: int) -> int:
@@ -81,48 +118,27 @@ def merge(old: int, offset: int, size: int, value: int, word: int) -> int:
     return (old & ~mask | value << shift & mask) & (1 << 8 * word) - 1
 
 
-def check_state(device: Stateful, state: object, *, variable: Collection[str] = ()) -> dict[str, Any]:
-    """Return a state that a device is to load, if it has the shape of the device's own.
+class BankState(AttributeState):
+    """A mixin for register banks whose state is their registers, and some attributes."""
 
-    Parameters
-    ----------
-    device : object
-        Its `save_state` is the pattern: the same keys, values of the same types, lists and bytes of the same lengths.
-    state : object
-        What is to be loaded.
-    variable : collection of str
-        Keys of the lists and bytes that may have any length.
+    def save_state(self) -> dict[str, Any]:
+        """Return the registers, and the attributes that `saved` names."""
+        return {"registers": RegisterBank.save_state(self._bank), **super().save_state()}
 
-    Raises
-    ------
-    StateError
-        The state differs. It names the device and the value.
-    """
-    pattern = device.save_state()
-    if not isinstance(state, Mapping) or state.keys() != pattern.keys():
-        found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-        raise StateError(f"the state of a {type(device).__name__} has {', '.join(pattern)}, not {found}")
-    for key, like in pattern.items():
-        _check_value(f"{type(device).__name__}.{key}", like, state[key], key in variable)
-    return dict(state)
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for a state that does not fit."""
+        if not isinstance(state, Mapping) or "registers" not in state:
+            raise StateError(f"the state of {type(self).__name__} has registers, which are not in {state!r}")
+        RegisterBank.check_state(self._bank, state["registers"])
+        super().check_state({name: value for name, value in state.items() if name != "registers"})
 
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load registers and attributes; `StateError` if they do not fit. Interrupt lines follow."""
+        self.check_state(state)
+        RegisterBank.load_state(self._bank, state["registers"])
+        super().load_state(state)
 
-def _check_value(name: str, like: Any, value: Any, is_variable: bool) -> None:
-    if isinstance(like, (list, tuple)):
-        if not isinstance(value, (list, tuple)):
-            raise StateError(f"{name} is a list, not {value!r}")
-        if is_variable:
-            return
-        if len(value) != len(like):
-            raise StateError(f"{name} has {len(like)} elements, not {len(value)}")
-        for index, (each, other) in enumerate(zip(like, value, strict=True)):
-            _check_value(f"{name}[{index}]", each, other, False)
-    elif isinstance(like, dict):
-        if not isinstance(value, Mapping) or value.keys() != like.keys():
-            raise StateError(f"{name} has the keys {', '.join(like)}, not {value!r}")
-        for key, each in like.items():
-            _check_value(f"{name}.{key}", each, value[key], is_variable)
-    elif type(value) is not type(like):
-        raise StateError(f"{name} is of type {type(like).__name__}, not {value!r}")
-    elif isinstance(like, bytes) and not is_variable and len(value) != len(like):
-        raise StateError(f"{name} has {len(like)} bytes, not {len(value)}")
+    @property
+    def _bank(self) -> RegisterBank:
+        assert isinstance(self, RegisterBank)
+        return self

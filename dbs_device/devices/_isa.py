@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TypeAlias
 
 from ..address import PioAddress
 from ..device import DeviceIo
 from ..errors import format_range
 from ..resources import DeviceResources, Resource
+from ._common import ByteSink
 
 __all__ = ["ByteSink", "IsaDevice", "PcDevice", "load", "store"]
-
-ByteSink: TypeAlias = Callable[[int], None]
-"""Receives the bytes of a character device."""
 
 
 def load(data: memoryview) -> int:

@@ -12,17 +12,19 @@ from typing import Any, ClassVar
 
 from ..clock import NS_PER_SECOND, Clock
 from ..device import DeviceIo
-from ._common import Irq, check_state, merge, outputs, word_bits
+from ..state import AttributeState
+from ._common import Irq, merge, outputs, word_bits
 
 __all__ = ["Clint"]
 
 MSIP, MTIMECMP, MTIME, SIZE = 0x0000, 0x4000, 0xBFF8, 0x10000
 MAX_HARTS = (MTIME - MTIMECMP) // 8
 ALL_ONES = (1 << 64) - 1
+U64_RANGE = range(1 << 64)
 NEVER = 1 << 63  # ticks: centuries
 
 
-class Clint(DeviceIo):
+class Clint(AttributeState, DeviceIo):
     """The interruptor, for up to 4095 harts. Any thread may access it.
 
     After power-on, `mtimecmp` is all ones, where the hardware leaves it undefined: the timer does not interrupt before
@@ -59,8 +61,14 @@ class Clint(DeviceIo):
     1000
     """
 
-    version: ClassVar[int] = 1
     size = SIZE
+    saved: ClassVar[Mapping[str, Any]] = {
+        "_compare": U64_RANGE,
+        "_delta": U64_RANGE,
+        "_timers": None,
+        "_software_irqs": None,
+        "_timer_irqs": None,
+    }
 
     def __init__(
         self,
@@ -147,27 +155,6 @@ class Clint(DeviceIo):
     def _expire(self, hart: int, now: int) -> None:
         with self._lock:
             self._update_timer(hart, now)
-
-    def save_state(self) -> dict[str, Any]:
-        """Return the registers of all harts."""
-        with self._lock:
-            return {
-                "software": [output.level for output in self._software_irqs],
-                "timer": [output.level for output in self._timer_irqs],
-                "compare": list(self._compare),
-                "delta": self._delta,
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state of a CLINT with as many harts; `StateError` otherwise. Interrupt lines follow."""
-        checked = check_state(self, state)
-        with self._lock:
-            self._compare = [value & ALL_ONES for value in checked["compare"]]
-            self._delta = checked["delta"]
-            for hart in range(self.harts):
-                self._timers[hart].set(0)  # looks at the registers at the next read of the clock
-                self._software_irqs[hart].set(checked["software"][hart])
-                self._timer_irqs[hart].set(checked["timer"][hart])
 
     def __repr__(self) -> str:
         return f"<Clint, {self.harts} harts at {self.frequency} Hz>"

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..device import DeviceIo
-from ._common import Irq, check_state, merge, outputs, word_bits
+from ..state import AttributeState
+from ._common import Irq, merge, outputs, word_bits
 
 __all__ = ["Plic"]
 
@@ -19,9 +20,11 @@ PENDING, ENABLE, CONTEXT, END = 0x1000, 0x2000, 0x20_0000, 0x400_0000
 ENABLE_STRIDE, CONTEXT_STRIDE = 0x80, 0x1000
 THRESHOLD, CLAIM = 0, 4
 MAX_SOURCES, MAX_CONTEXTS = 1023, 15872
+U32_RANGE = range(1 << 32)
+SOURCES_RANGE = range(1 << MAX_SOURCES + 1)
 
 
-class Plic(DeviceIo):
+class Plic(AttributeState, DeviceIo):
     """The controller, with level-triggered gateways. Any thread may access it, and set the inputs.
 
     A source whose input is high is forwarded once, and again when it is completed and its input is still high. Of
@@ -58,7 +61,14 @@ class Plic(DeviceIo):
     10
     """
 
-    version: ClassVar[int] = 1
+    saved: ClassVar[Mapping[str, Any]] = {
+        "_priorities": U32_RANGE,
+        "_thresholds": U32_RANGE,
+        "_enabled": SOURCES_RANGE,
+        "_inputs": SOURCES_RANGE,
+        "_pending": SOURCES_RANGE,
+        "_in_service": SOURCES_RANGE,
+    }
 
     def __init__(
         self, *, sources: int = 127, priorities: int = 7, irqs: Sequence[Irq] = (), contexts: int | None = None
@@ -195,29 +205,9 @@ class Plic(DeviceIo):
             self._in_service &= ~(1 << source)
             self._forward()
 
-    def save_state(self) -> dict[str, Any]:
-        """Return registers, gateways and inputs."""
-        with self._lock:
-            return {
-                "priorities": list(self._priorities),
-                "thresholds": list(self._thresholds),
-                "enabled": list(self._enabled),
-                "inputs": self._inputs,
-                "pending": self._pending,
-                "in_service": self._in_service,
-            }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a state of a PLIC with as many sources and contexts; `StateError` otherwise. Lines follow."""
-        checked = check_state(self, state)
-        with self._lock:
-            self._priorities = [value & self._priority_mask for value in checked["priorities"]]
-            self._thresholds = [value & self._priority_mask for value in checked["thresholds"]]
-            self._enabled = [value & self._source_mask for value in checked["enabled"]]
-            self._inputs = checked["inputs"] & self._source_mask
-            self._pending = checked["pending"] & self._source_mask
-            self._in_service = checked["in_service"] & self._source_mask
-            self._update()
+    def state_loaded(self) -> None:
+        """Set the lines."""
+        self._update()
 
     def __repr__(self) -> str:
         return f"<Plic, {self.sources} sources, {self.contexts} contexts>"

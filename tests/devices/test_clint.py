@@ -136,11 +136,11 @@ def test_a_clint_refuses_states_of_others(clint):
     clint.store(MTIMECMP, 8, 77)
     before = clint.clint.save_state()
     for state, part in [
-        (None, "NoneType"),
-        ({}, "software"),
-        (Clint(clock=clint.clock, harts=3).save_state(), r"Clint.software has 2 elements, not 3"),
-        ({**before, "delta": "5"}, r"Clint.delta is of type int, not '5'"),
-        ({**before, "compare": [1, True]}, r"Clint.compare\[1\] is of type int, not True"),
+        (None, "a NoneType"),
+        ({}, "the state of Clint has compare"),
+        (Clint(clock=clint.clock, harts=3).save_state(), r"Clint.compare is a list of 2, not "),
+        ({**before, "delta": "5"}, "Clint.delta is in range"),
+        ({**before, "compare": [1, True]}, r"Clint.compare\[1\] is in range.*, not True"),
     ]:
         with pytest.raises(StateError, match=part):
             clint.clint.load_state(state)

@@ -177,7 +177,7 @@ def test_a_plic_goes_on_from_its_state(plic):
     other.complete(5)
     assert other.claim() == 5  # the input is high
     for bad in (Plic(sources=31).save_state(), Plic(sources=63, contexts=1).save_state()):
-        with pytest.raises(StateError, match=r"Plic\.(priorities|thresholds) has \d+ elements, not \d+"):
+        with pytest.raises(StateError, match=r"Plic\.(priorities|thresholds) is a list of \d+, not "):
             plic.plic.load_state(bad)
 
 
