@@ -100,6 +100,16 @@ cdef int c_pio_out(IoTables tables, uint64_t port, size_t size, uint64_t value) 
 cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) except -1 nogil
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
 
+# The host's memory behind an address of the MMIO space, for an emulator that reads and writes RAM without the bus.
+# Returns DBS_DEVICE_RAM, DBS_DEVICE_ROM (a write must go through the bus), or 0: `pointer` is then NULL. Otherwise it
+# is that of the byte at `address`, and the memory is in one piece up to the address `last`, inclusive. It is valid as
+# long as the tables are held, and it is what the guest has mapped as long as they are current.
+cdef enum:
+    DBS_DEVICE_RAM = 1
+    DBS_DEVICE_ROM = 2
+
+cdef int c_ram_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil
+
 # Strings: `count` items of `size` bytes of one port, as REP INS and REP OUTS access it. There is one look-up, and for a
 # Python device the GIL is taken once. The first `done` items have been made before. Each item is an access of its own:
 # a handler may change the map, and the next item goes by the new one. The result is
@@ -129,3 +139,10 @@ cdef int c_manager_pio_in(IoManager manager, uint64_t port, size_t size, uint64_
 cdef int c_manager_pio_out(IoManager manager, uint64_t port, size_t size, uint64_t value) except -1 nogil
 cdef int c_manager_pio_read(IoManager manager, uint64_t port, uint8_t *data, size_t size) except -1 nogil
 cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *data, size_t size) except -1 nogil
+
+# Append an access that was served to a `dbs_device.trace.TraceRecorder`, if it is enabled: the value that was read or
+# written, of 1 to 8 bytes. -1 and an exception if it is not a recorder, if the size or the port does not exist, or
+# without memory.
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil

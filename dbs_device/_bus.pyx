@@ -27,23 +27,37 @@ from ._engine.access cimport (
 )
 from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
+from ._engine.guest_memory cimport memory_at
+from ._engine.memory cimport NO_MEMORY, MemoryKind
 from ._engine.pins cimport unpin
 from ._engine.platform cimport dbs_pin, set_public_name
+from ._engine.recording cimport append_checked
 from ._engine.tables cimport (
     MMIO,
     PIO,
+    UNOWNED_ELSEWHERE,
     IoTables as Tables,
     Options,
     PublishedTables,
+    RangeEntry,
+    RangeTable,
     SpaceId,
     are_current,
     check_device,
     current_tables,
+    empty_table,
     mapped_ranges,
     new_entry,
     pin,
 )
-from ._engine.transactions cimport ManagerState, Transaction, begin_transaction, new_entries, ranges_to_remove
+from ._engine.transactions cimport (
+    ManagerState,
+    Transaction,
+    background_table,
+    begin_transaction,
+    new_entries,
+    ranges_to_remove,
+)
 
 import copyreg
 import functools
@@ -51,7 +65,7 @@ import operator
 import weakref
 from types import MethodType
 
-from ._engine.address_map import MappedRange, check_range, render_map, same_map
+from ._engine.address_map import MappedRange, check_range, render_map, same_device, same_map
 from ._engine.public import set_attributes
 from ._engine.unowned import UnownedAccesses
 from .address import Space
@@ -95,13 +109,17 @@ cdef class IoManager:
         `unowned_accesses`; requires `open_bus`.
     byteorder : {"little", "big"}
         Byte order of the integers of `mmio_load`, `mmio_store`, `pio_in`, `pio_out` and the methods for many accesses.
+    background : DeviceIo, optional
+        A device under all ranges of the MMIO space: it serves the accesses that no range owns, with the base 0 and the
+        address as offset. `dbs_device.memory.Ram` for a core that has only a bus, or a device that logs. Memory serves
+        addresses below its size; beyond, accesses are unowned.
 
     Raises
     ------
     ValueError
         An option has another value, or `log_unowned` is set without `open_bus`.
     TypeError
-        `open_bus` is not an integer.
+        `open_bus` is not an integer, or `background` is not a `DeviceIo`.
 
     Examples
     --------
@@ -127,9 +145,10 @@ cdef class IoManager:
             hint = f": for an open bus, open_bus={args[0]:#x}" if isinstance(args[0], int) else ""
             raise TypeError(f"{type(self).__name__} takes its options by keyword only{hint}")
 
-    def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False):
+    def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False, background=None):
         cdef Options options
         cdef Tables tables
+        cdef RangeTable below = empty_table(MMIO) if background is None else background_table(background)
         options.open_bus = -1
         if open_bus is not None:
             if not hasattr(open_bus, "__index__"):
@@ -147,10 +166,13 @@ cdef class IoManager:
         options.log_unowned = bool(log_unowned)
         if options.log_unowned and open_bus is None:
             raise ValueError("log_unowned takes an open_bus: without one, unowned accesses raise NoDeviceError")
+        options.unowned = options.open_bus
+        if options.log_unowned or background is not None:
+            options.unowned = UNOWNED_ELSEWHERE
         # Nothing runs between these two that could change the map.
         tables = tables_of(self)
         (<PublishedTables>self._published)._unowned_accesses = UnownedAccesses() if options.log_unowned else None
-        (<PublishedTables>self._published).publish(tables.pio, tables.mmio, options)
+        (<PublishedTables>self._published).publish(tables.pio, tables.mmio, below, options)
 
     # -- accesses
 
@@ -627,7 +649,9 @@ cdef class IoManager:
         cdef IoManager copy = type(self).__new__(type(self))
         if tables.options.log_unowned:
             (<PublishedTables>copy._published)._unowned_accesses = UnownedAccesses()
-        (<PublishedTables>copy._published).publish(tables.pio, tables.mmio, tables.options)
+        (<PublishedTables>copy._published).publish(
+            tables.pio, tables.mmio, tables.background, tables.options
+        )
         set_attributes(copy, object.__getstate__(self))
         return copy
 
@@ -665,6 +689,12 @@ cdef class IoManager:
         return tables_of(self).options.log_unowned != 0
 
     @property
+    def background(self):
+        """DeviceIo or None : the device under all ranges of the MMIO space. It owns no address and has no range."""
+        cdef Tables tables = tables_of(self)
+        return (<RangeEntry>tables.background.entries[0]).device if tables.background.entries else None
+
+    @property
     def unowned_accesses(self):
         """int : number of unowned accesses; 0 unless they are counted (`log_unowned`)."""
         accesses = (<PublishedTables>self._published)._unowned_accesses
@@ -696,9 +726,9 @@ cdef class IoManager:
         Returns
         -------
         str
-            Lines without a trailing newline. `print(manager)` shows the same.
+            Lines without a trailing newline. `print(manager)` shows the same. The background comes after the ranges.
         """
-        return render_map(all_ranges(self))
+        return render_map(all_ranges(self), self.background)
 
     def __str__(self):
         return self.format_map()
@@ -714,7 +744,9 @@ cdef class IoManager:
     def __eq__(self, other):
         if not isinstance(other, IoManager):
             return NotImplemented
-        return self is other or same_map(all_ranges(self), all_ranges(other))
+        return self is other or (
+            same_device(self.background, other.background) and same_map(all_ranges(self), all_ranges(other))
+        )
 
     __hash__ = None
 
@@ -727,6 +759,7 @@ cdef class IoManager:
             "straddle": self.straddle,
             "byteorder": self.byteorder,
             "log_unowned": self.log_unowned,
+            "background": self.background,
         }
         state = (options, all_ranges(self), self.__getstate__())
         return copyreg.__newobj__, (type(self),), state
@@ -792,6 +825,14 @@ cdef int c_pio_read(IoTables tables, uint64_t port, uint8_t *data, size_t size) 
 
 cdef int c_pio_write(IoTables tables, uint64_t port, const uint8_t *data, size_t size) except -1 nogil:
     return c_write(<Tables>tables, PIO, port, data, size)
+
+
+cdef int c_ram_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil:
+    cdef MemoryKind kind = memory_at(<Tables>tables, address, pointer, last)
+    if kind == NO_MEMORY:
+        pointer[0] = NULL
+        last[0] = 0
+    return kind
 
 
 cdef int c_pio_in_string(
@@ -874,3 +915,12 @@ cdef int c_manager_pio_write(IoManager manager, uint64_t port, const uint8_t *da
     cdef int result = c_write(<Tables>held.object, PIO, port, data, size)
     unpin(held)
     return result
+
+
+# ----------------------------------------------------------------------------- C: recording
+
+
+cdef int c_record(
+    object recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value
+) except -1 nogil:
+    return append_checked(recorder, MMIO if is_mmio else PIO, is_write, address, size, value)

@@ -13,7 +13,18 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from .platform cimport dbs_bytes_of_integer, dbs_integer_of_bytes
-from .tables cimport MMIO, PIO, IoTables, RangeEntry, Ranges, Slot, SpaceId, find_range
+from .tables cimport (
+    MMIO,
+    PIO,
+    UNOWNED_ELSEWHERE,
+    UNOWNED_REJECTED,
+    IoTables,
+    RangeEntry,
+    Ranges,
+    Slot,
+    SpaceId,
+    find_range,
+)
 
 
 cdef enum:
@@ -94,6 +105,9 @@ cdef inline bint find_access(
     )
 
 
+cdef Ranges *background_of(IoTables tables, SpaceId space, uint64_t address, size_t size) noexcept nogil
+
+
 cdef inline void fill(uint8_t *data, size_t size, int byte) noexcept nogil:
     """Fill memory; for register sizes this is one store, not a call."""
     if size == 4:
@@ -113,29 +127,34 @@ cdef enum Direction:
     WRITE
 
 
-cdef int log_unowned(
+cdef inline int open_bus_byte(IoTables tables) noexcept nogil:
+    """Return the byte of an unowned read, which is 0 if the bus is not open."""
+    return tables.options.open_bus if tables.options.open_bus >= 0 else 0
+
+
+cdef inline uint64_t every_place(int byte, size_t size) noexcept nogil:
+    """Return an integer of a size that has this byte in each place."""
+    return (<uint64_t>0x0101010101010101 * <uint64_t>byte) & (<uint64_t>-1 >> (64 - 8 * size))
+
+
+# What no range owns, for a manager that has a background or logs unowned accesses. Out of line: they would take
+# registers from the accesses that a range owns.
+
+cdef int unowned(
     IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
-) noexcept with gil
-
-
-cdef inline int unowned(
-    IoTables tables, const Ranges *ranges, uint64_t address, size_t size, Direction direction
-) noexcept nogil:
-    """Return the result of an unowned access, after logging it if the manager does so."""
-    return log_unowned(tables, ranges.space, address, size, direction) if tables.options.log_unowned else 1
-
-
-cdef inline int unowned_load(
-    IoTables tables, const Ranges *ranges, uint64_t address, size_t size, uint64_t *value
-) noexcept nogil:
-    """Give the open-bus byte in each byte of the value, or 0."""
-    if tables.options.open_bus < 0:
-        value[0] = 0
-        return 1
-    value[0] = (<uint64_t>0x0101010101010101 * <uint64_t>tables.options.open_bus) & (<uint64_t>-1 >> (64 - 8 * size))
-    return unowned(tables, ranges, address, size, READ)
-
-
+) noexcept nogil
+cdef int load_elsewhere(
+    bint has_gil, IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil
+cdef int store_elsewhere(
+    bint has_gil, IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t value
+) noexcept nogil
+cdef int read_elsewhere(
+    IoTables tables, SpaceId space, uint64_t address, uint8_t *data, size_t size
+) noexcept nogil
+cdef int write_elsewhere(
+    IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
+) noexcept nogil
 cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1
 cdef int unowned_raised(IoTables tables, Ranges *ranges, uint64_t address, size_t size) noexcept with gil
 
@@ -166,7 +185,13 @@ cdef inline int load_by(
     cdef const Slot *slot
     cdef size_t index
     if not find_access(tables, ranges, address, size, &index):
-        return unowned_load(tables, ranges, address, size, value)
+        if tables.options.unowned > UNOWNED_REJECTED:
+            value[0] = every_place(tables.options.unowned, size)
+            return 1
+        value[0] = 0
+        if tables.options.unowned < UNOWNED_REJECTED:
+            return load_elsewhere(has_gil, tables, ranges.space, address, size, value)
+        return 1
     slot = &ranges.slots[index]
     if slot.read == NULL:
         if has_gil:
@@ -188,7 +213,9 @@ cdef inline int store_by(
     cdef const Slot *slot
     cdef size_t index
     if not find_access(tables, ranges, address, size, &index):
-        return unowned(tables, ranges, address, size, WRITE)
+        if tables.options.unowned == UNOWNED_ELSEWHERE:
+            return store_elsewhere(has_gil, tables, ranges.space, address, size, value)
+        return 1
     slot = &ranges.slots[index]
     if slot.write == NULL:
         if has_gil:
@@ -240,15 +267,18 @@ cdef inline int c_store(IoTables tables, SpaceId space, uint64_t address, size_t
     return store_by(False, tables, ranges_of(tables, space), address, size, value)
 
 
-cdef inline int c_read(IoTables tables, SpaceId space, uint64_t address, uint8_t *data, size_t size) noexcept nogil:
-    cdef Ranges *ranges = ranges_of(tables, space)
+cdef inline int read_by(
+    IoTables tables, Ranges *ranges, uint64_t address, uint8_t *data, size_t size
+) noexcept nogil:
     cdef const Slot *slot
     cdef size_t index
     if size == 0:
         return empty_access_raised()
     if not find_access(tables, ranges, address, size, &index):
-        fill(data, size, tables.options.open_bus if tables.options.open_bus >= 0 else 0)
-        return unowned(tables, ranges, address, size, READ)
+        if tables.options.unowned == UNOWNED_ELSEWHERE:
+            return read_elsewhere(tables, ranges.space, address, data, size)
+        fill(data, size, open_bus_byte(tables))
+        return 1
     slot = &ranges.slots[index]
     fill(data, size, 0)
     if slot.read == NULL:
@@ -258,19 +288,30 @@ cdef inline int c_read(IoTables tables, SpaceId space, uint64_t address, uint8_t
     return 0
 
 
-cdef inline int c_write(
-    IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
+cdef inline int c_read(IoTables tables, SpaceId space, uint64_t address, uint8_t *data, size_t size) noexcept nogil:
+    return read_by(tables, ranges_of(tables, space), address, data, size)
+
+
+cdef inline int write_by(
+    IoTables tables, Ranges *ranges, uint64_t address, const uint8_t *data, size_t size
 ) noexcept nogil:
-    cdef Ranges *ranges = ranges_of(tables, space)
     cdef const Slot *slot
     cdef size_t index
     if size == 0:
         return empty_access_raised()
     if not find_access(tables, ranges, address, size, &index):
-        return unowned(tables, ranges, address, size, WRITE)
+        if tables.options.unowned == UNOWNED_ELSEWHERE:
+            return write_elsewhere(tables, ranges.space, address, data, size)
+        return 1
     slot = &ranges.slots[index]
     if slot.write == NULL:
         return write_with_gil(slot.target, address, data, size, tables.options.big_endian)
     if slot.write(slot.target, ranges.bases[index], address - ranges.bases[index], data, size) == -1:
         return native_failed(tables, ranges, address, size, WRITE)
     return 0
+
+
+cdef inline int c_write(
+    IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
+) noexcept nogil:
+    return write_by(tables, ranges_of(tables, space), address, data, size)

@@ -97,15 +97,20 @@ cdef object value_does_not_fit(object value, size_t size):
 # ----------------------------------------------------------------------------- failures
 
 
+cdef RangeTable table_of(IoTables tables, const Ranges *ranges):
+    """Return the table that some ranges are part of."""
+    if ranges.space == PIO:
+        return tables.pio
+    return tables.mmio if ranges == &tables.mmio.ranges else tables.background
+
+
 cdef int raise_unowned(IoTables tables, Ranges *ranges, uint64_t address, size_t size) except -1:
     """Raise the error of an unowned access on a bus that is not open."""
-    cdef RangeTable table
     cdef RangeEntry entry
     cdef size_t index
     if not find_range(ranges, address, &index):
         raise NoDeviceError(space_of(ranges.space), address, size)
-    table = tables.pio if ranges.space == PIO else tables.mmio
-    entry = <RangeEntry>table.entries[index]
+    entry = <RangeEntry>table_of(tables, ranges).entries[index]
     owner = (entry.base, entry.last, entry.device)
     raise NoDeviceError(space_of(ranges.space), address, size, owner, owner_name=entry.name)
 
@@ -130,6 +135,60 @@ cdef int log_unowned(
     return -1
 
 
+cdef int unowned(
+    IoTables tables, SpaceId space, uint64_t address, size_t size, Direction direction
+) noexcept nogil:
+    """Return the result of an unowned access, after logging it if the manager does so."""
+    return log_unowned(tables, space, address, size, direction) if tables.options.log_unowned else 1
+
+
+cdef Ranges *background_of(IoTables tables, SpaceId space, uint64_t address, size_t size) noexcept nogil:
+    """Return the table whose one range serves an access that no other range owns; NULL if there is none."""
+    cdef Ranges *background = &tables.background.ranges
+    cdef size_t index
+    if space == MMIO and find_access(tables, background, address, size, &index):
+        return background
+    return NULL
+
+
+cdef int load_elsewhere(
+    bint has_gil, IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t *value
+) noexcept nogil:
+    cdef Ranges *background = background_of(tables, space, address, size)
+    if background != NULL:
+        return load_by(has_gil, tables, background, address, size, value)
+    value[0] = every_place(open_bus_byte(tables), size)
+    return unowned(tables, space, address, size, READ)
+
+
+cdef int store_elsewhere(
+    bint has_gil, IoTables tables, SpaceId space, uint64_t address, size_t size, uint64_t value
+) noexcept nogil:
+    cdef Ranges *background = background_of(tables, space, address, size)
+    if background != NULL:
+        return store_by(has_gil, tables, background, address, size, value)
+    return unowned(tables, space, address, size, WRITE)
+
+
+cdef int read_elsewhere(
+    IoTables tables, SpaceId space, uint64_t address, uint8_t *data, size_t size
+) noexcept nogil:
+    cdef Ranges *background = background_of(tables, space, address, size)
+    if background != NULL:
+        return read_by(tables, background, address, data, size)
+    fill(data, size, open_bus_byte(tables))
+    return unowned(tables, space, address, size, READ)
+
+
+cdef int write_elsewhere(
+    IoTables tables, SpaceId space, uint64_t address, const uint8_t *data, size_t size
+) noexcept nogil:
+    cdef Ranges *background = background_of(tables, space, address, size)
+    if background != NULL:
+        return write_by(tables, background, address, data, size)
+    return unowned(tables, space, address, size, WRITE)
+
+
 cdef int raise_missing_exception(object device) except -1:
     raise missing_exception(device)
 
@@ -138,12 +197,11 @@ cdef int native_failed(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, Direction direction
 ) noexcept with gil:
     """Add a note of the access to the exception of a native device; it is a `SystemError` if the device set none."""
-    cdef RangeTable table = tables.pio if ranges.space == PIO else tables.mmio
     cdef RangeEntry entry
     cdef size_t index
     dbs_keep_thread_state()
     find_range(ranges, address, &index)
-    entry = <RangeEntry>table.entries[index]
+    entry = <RangeEntry>table_of(tables, ranges).entries[index]
     if PyErr_Occurred() == NULL:
         (<int (*)(object) noexcept>raise_missing_exception)(entry.device)
     return device_failed(entry, address, size, direction)
@@ -344,7 +402,7 @@ cdef int unowned_buffer(
         return raise_unowned(tables, ranges, address, memory.size)
     if direction == READ:
         memset(memory.start, tables.options.open_bus, memory.size)
-    return -1 if unowned(tables, ranges, address, memory.size, direction) == -1 else 0
+    return -1 if unowned(tables, ranges.space, address, memory.size, direction) == -1 else 0
 
 
 cdef int read_native(
@@ -434,9 +492,14 @@ cdef int read_buffer(IoTables tables, Ranges *ranges, uint64_t address, object d
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
+    cdef Ranges *background
     cdef int result
     if not find_access(tables, ranges, address, memory.size, &index):
-        return unowned_buffer(tables, ranges, address, &memory, READ)
+        background = background_of(tables, ranges.space, address, memory.size)
+        if background == NULL:
+            return unowned_buffer(tables, ranges, address, &memory, READ)
+        ranges = background
+        index = 0
     fill(memory.start, memory.size, 0)
     slot = &ranges.slots[index]
     if slot.read != NULL:
@@ -459,9 +522,14 @@ cdef int write_buffer(IoTables tables, Ranges *ranges, uint64_t address, object 
     cdef const Slot *slot
     cdef PyObject *target
     cdef size_t index
+    cdef Ranges *background
     cdef int result
     if not find_access(tables, ranges, address, memory.size, &index):
-        return unowned_buffer(tables, ranges, address, &memory, WRITE)
+        background = background_of(tables, ranges.space, address, memory.size)
+        if background == NULL:
+            return unowned_buffer(tables, ranges, address, &memory, WRITE)
+        ranges = background
+        index = 0
     slot = &ranges.slots[index]
     if slot.write != NULL:
         return write_native(tables, ranges, index, address, data, view, &memory)

@@ -21,6 +21,7 @@ __all__ = [
     "check_range",
     "memory_ranges",
     "render_map",
+    "same_device",
     "same_map",
     "trapped_ranges",
 ]
@@ -144,24 +145,33 @@ def format_bytes(count: int) -> str:
     return format_count(count, "byte")
 
 
+def _one_line(device: DeviceIo, name: str | None = None) -> str:
+    return " ".join(describe_device(device, name).splitlines())
+
+
 def _rows(ranges: Sequence[MappedRange], format_size: Callable[[int], str]) -> list[tuple[str, str, str]]:
     rows = []
     previous_last: int | None = None
     for _, base, last, device, device_name in ranges:
         if previous_last is not None and base > previous_last + 1:
             rows.append((format_range(previous_last + 1, base - 1), format_size(base - previous_last - 1), "-"))
-        name = " ".join(describe_device(device, device_name).splitlines())
-        rows.append((format_range(base, last), format_size(last - base + 1), name))
+        rows.append((format_range(base, last), format_size(last - base + 1), _one_line(device, device_name)))
         previous_last = last
     return rows
 
 
-def render_map(ranges: Sequence[MappedRange]) -> str:
-    """Return both spaces as a table sorted by address; the gaps between ranges have "-" as their device."""
+def render_map(ranges: Sequence[MappedRange], background: DeviceIo | None = None) -> str:
+    """Return both spaces as a table sorted by address; the gaps between ranges have "-" as their device.
+
+    The background of the MMIO space comes after its ranges.
+    """
     sections = []
     for space, format_size in ((Space.MMIO, format_bytes), (Space.PIO, partial(format_count, unit=Space.PIO.unit))):
         in_space = [each for each in ranges if each.space == space]
-        sections.append((f"{space}: {format_count(len(in_space), 'range')}", _rows(in_space, format_size)))
+        rows = _rows(in_space, format_size)
+        if space == Space.MMIO and background is not None:
+            rows.append(("background", "", _one_line(background)))
+        sections.append((f"{space}: {format_count(len(in_space), 'range')}", rows))
     rows = [row for _, rows in sections for row in rows]
     range_width = max((len(row[0]) for row in rows), default=0)
     size_width = max((len(row[1]) for row in rows), default=0)
@@ -172,13 +182,15 @@ def render_map(ranges: Sequence[MappedRange]) -> str:
     return "\n".join(lines)
 
 
+def same_device(one: DeviceIo | None, other: DeviceIo | None) -> bool:
+    """Return whether two devices are the same or trap equal resources."""
+    return one is other or (
+        one is not None and other is not None and one.get_trapped_io_resources() == other.get_trapped_io_resources()
+    )
+
+
 def same_map(ones: Sequence[MappedRange], others: Sequence[MappedRange]) -> bool:
     """Return whether the ranges are equal and, range by range, the devices are the same or trap equal resources."""
     return len(ones) == len(others) and all(
-        one[:3] == other[:3]
-        and (
-            one.device is other.device
-            or one.device.get_trapped_io_resources() == other.device.get_trapped_io_resources()
-        )
-        for one, other in zip(ones, others, strict=True)
+        one[:3] == other[:3] and same_device(one.device, other.device) for one, other in zip(ones, others, strict=True)
     )

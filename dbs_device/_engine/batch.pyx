@@ -65,7 +65,7 @@ cdef int in_string(
     if not find_access(tables, ranges, port, size, &index):
         if tables.options.open_bus >= 0:  # otherwise the access may be rejected, and leaves the buffer unchanged
             fill(data + done[0] * size, size, tables.options.open_bus)
-        return unowned(tables, ranges, port, size, READ)
+        return unowned(tables, ranges.space, port, size, READ)
     slot = &ranges.slots[index]
     if slot.read == NULL:
         return in_string_with_gil(published, tables, slot.target, port, size, data, count, done)
@@ -96,7 +96,7 @@ cdef int out_string(
     if done[0] >= count:
         return 0
     if not find_access(tables, ranges, port, size, &index):
-        return unowned(tables, ranges, port, size, WRITE)
+        return unowned(tables, ranges.space, port, size, WRITE)
     slot = &ranges.slots[index]
     if slot.write == NULL:
         return out_string_with_gil(published, tables, slot.target, port, size, data, count, done)

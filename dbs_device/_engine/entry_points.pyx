@@ -8,7 +8,17 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
-from .access cimport c_load, c_store, is_integer_size, unowned_is_served, unowned_load, wrong_size_raised
+from .access cimport (
+    READ,
+    c_load,
+    c_store,
+    every_place,
+    is_integer_size,
+    open_bus_byte,
+    unowned,
+    unowned_is_served,
+    wrong_size_raised,
+)
 from .batch cimport in_string, out_string
 from .pins cimport unpin
 from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, dbs_pin, set_public_name
@@ -68,7 +78,8 @@ cdef int beyond_the_space(IoTables tables, size_t size, uint64_t *value) noexcep
     cdef uint64_t last_address = <uint64_t>-1
     if not is_integer_size(size, MMIO):
         return wrong_size_raised(size, MMIO)
-    return unowned_load(tables, &tables.mmio.ranges, last_address, size, value)
+    value[0] = every_place(open_bus_byte(tables), size)
+    return unowned(tables, MMIO, last_address, size, READ)
 
 
 cdef inline int access_tables(

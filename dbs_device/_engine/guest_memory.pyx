@@ -6,7 +6,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memmove
 
-from .access cimport address_of, aligned_piece, c_read, c_write, raise_unowned
+from .access cimport address_of, aligned_piece, background_of, c_read, c_write, raise_unowned
 from .buffers cimport plain_view
 from .memory cimport NO_MEMORY, RAM, ROM, HostMemory, MemoryKind, kind_of_device, memory_kind
 from .platform cimport set_public_name
@@ -19,6 +19,7 @@ from .tables cimport (
     are_current,
     current_tables,
     find_range,
+    last_base_at_or_below,
     new_entry,
     published_tables_of,
 )
@@ -40,17 +41,30 @@ cdef MemoryKind memory_at(IoTables tables, uint64_t address, uint8_t **pointer, 
     cdef const Slot *slot
     cdef MemoryKind kind
     cdef size_t index
-    cdef uint64_t offset
-    if not find_range(ranges, address, &index):
-        return NO_MEMORY
+    if find_range(ranges, address, &index):
+        last[0] = ranges.slots[index].last
+    else:
+        last[0] = last_of_gap(ranges, address)
+        ranges = background_of(tables, MMIO, address, 1)
+        if ranges == NULL:
+            return NO_MEMORY
+        index = 0
+        last[0] = min(last[0], ranges.slots[0].last)
     slot = &ranges.slots[index]
     kind = memory_kind(<void *>slot.read, <void *>slot.write)
-    offset = address - ranges.bases[index]
     # Registration has checked that the memory fills the range.
     if kind != NO_MEMORY:
-        pointer[0] = (<HostMemory>slot.target)._start + offset
-        last[0] = slot.last
+        pointer[0] = (<HostMemory>slot.target)._start + (address - ranges.bases[index])
     return kind
+
+
+cdef uint64_t last_of_gap(Ranges *ranges, uint64_t address) noexcept nogil:
+    """Return the last address before the range that comes after an address without one."""
+    cdef size_t index = last_base_at_or_below(ranges, address)
+    if ranges.count == 0:
+        return <uint64_t>-1
+    index += ranges.bases[index] <= address
+    return ranges.bases[index] - 1 if index < ranges.count else <uint64_t>-1
 
 
 def memory_of(mapped):
@@ -83,11 +97,13 @@ def memory_of(mapped):
 
 
 cdef object owner_of(IoTables tables, uint64_t address):
-    """Return the device that owns an address of the MMIO space, or None."""
+    """Return the device that serves accesses to an address of the MMIO space, or None."""
     cdef size_t index
-    if not find_range(&tables.mmio.ranges, address, &index):
-        return None
-    return (<RangeEntry>tables.mmio.entries[index]).device
+    if find_range(&tables.mmio.ranges, address, &index):
+        return (<RangeEntry>tables.mmio.entries[index]).device
+    if background_of(tables, MMIO, address, 1) != NULL:
+        return (<RangeEntry>tables.background.entries[0]).device
+    return None
 
 
 cdef int check_within_space(object addr, object size) except -1:
@@ -368,15 +384,12 @@ cdef class GuestMemory:
     cdef size_t piece_at(self, IoTables tables, uint64_t address, size_t size) noexcept nogil:
         """Return the size of the next access to a device: aligned, and neither into nor out of a range."""
         cdef Ranges *ranges = &tables.mmio.ranges
-        cdef uint64_t last = <uint64_t>-1
+        cdef uint64_t last
         cdef size_t index
         if find_range(ranges, address, &index):
             last = ranges.slots[index].last
-        elif ranges.count != 0:
-            # The index is that of the last base at or below the address, or 0 if all are above.
-            index += ranges.bases[index] <= address
-            if index < ranges.count:
-                last = ranges.bases[index] - 1
+        else:
+            last = last_of_gap(ranges, address)
         return aligned_piece(address, min(size - 1, last - address) + 1, self._width)
 
     def __repr__(self):

@@ -2,6 +2,11 @@ cimport cython
 from libc.stdint cimport uint32_t
 
 
+# Number of forks that led to this process. A lock that was acquired before the last one, by a thread that the child
+# does not have, is free.
+cdef uint32_t fork_count
+
+
 @cython.final
 cdef class ReentrantLock:
     cdef object __weakref__

@@ -13,8 +13,6 @@ import threading
 __all__ = ["ReentrantLock"]
 
 
-# Number of forks that led to this process. A lock that was acquired before the last one, by a thread that the child
-# does not have, is free.
 cdef uint32_t fork_count = 0
 
 

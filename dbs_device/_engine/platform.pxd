@@ -49,6 +49,24 @@ cdef extern from * nogil:
         const void *thread;
     } dbs_pin;
 
+    /* Held for a handful of instructions only, so that waiters spin. Its value is 0, or 1 plus the number of forks
+       before this process when it was taken: if that was before the last fork, by a thread that the child does not
+       have, it is free. */
+    typedef _Atomic uint32_t dbs_spinlock;
+    static inline void dbs_spinlock_init(dbs_spinlock *lock) { atomic_init(lock, 0); }
+    static inline void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) {
+        uint32_t holder = 0;
+        while (!atomic_compare_exchange_weak_explicit(lock, &holder, forks + 1, memory_order_acquire,
+                                                      memory_order_relaxed)) {
+            if (holder == forks + 1) {
+                holder = 0;
+            }
+        }
+    }
+    static inline void dbs_spinlock_release(dbs_spinlock *lock) {
+        atomic_store_explicit(lock, 0, memory_order_release);
+    }
+
     /* An integer from `size` (1, 2, 4, 8) bytes, loaded in one piece: a device has most likely written them in one, and
        a wider load than the store before it stalls the processor. The compiler turns the shifts into one load, with a
        byte swap for the other order. */
@@ -182,6 +200,25 @@ cdef extern from * nogil:
         }
     }
 
+    /* A clock that does not run backwards, in nanoseconds. */
+    #ifdef _WIN32
+    #include <windows.h>
+    static inline uint64_t dbs_monotonic_ns(void) {
+        LARGE_INTEGER ticks, frequency;
+        QueryPerformanceCounter(&ticks);
+        QueryPerformanceFrequency(&frequency);
+        return (uint64_t)(ticks.QuadPart / frequency.QuadPart) * 1000000000u +
+               (uint64_t)(ticks.QuadPart % frequency.QuadPart) * 1000000000u / (uint64_t)frequency.QuadPart;
+    }
+    #else
+    #include <time.h>
+    static inline uint64_t dbs_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    }
+    #endif
+
     static inline void dbs_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
     #endif
     """
@@ -206,6 +243,14 @@ cdef extern from * nogil:
         dbs_word state
         PyObject *object
         const void *thread
+
+    ctypedef struct dbs_spinlock:
+        pass
+    void dbs_spinlock_init(dbs_spinlock *lock) noexcept
+    void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
+    void dbs_spinlock_release(dbs_spinlock *lock) noexcept
+
+    uint64_t dbs_monotonic_ns() noexcept
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
     void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept

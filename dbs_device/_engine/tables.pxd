@@ -176,6 +176,12 @@ cdef struct Options:
     bint pass_straddling
     bint big_endian
     bint log_unowned
+    int unowned  # the same byte, or one of the following
+
+
+cdef enum:
+    UNOWNED_REJECTED = -1
+    UNOWNED_ELSEWHERE = -2  # an unowned access goes to the background, or is logged
 
 
 @cython.final
@@ -184,6 +190,8 @@ cdef class IoTables:
     cdef readonly uint64_t generation
     cdef RangeTable pio
     cdef RangeTable mmio
+    # One range of the MMIO space, for what no other range owns; an empty table if the manager has no background.
+    cdef RangeTable background
     cdef Options options
     cdef object unowned_accesses  # an UnownedAccesses if the options have log_unowned, else None
 
@@ -202,7 +210,7 @@ cdef class PublishedTables:
     cdef object _unowned_accesses
     cdef dbs_generation _generation
 
-    cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1
+    cdef int publish(self, RangeTable pio, RangeTable mmio, RangeTable background, Options options) except -1
 
 
 cdef inline bint are_current(PublishedTables published, IoTables tables) noexcept nogil:
@@ -244,6 +252,7 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
 cdef Slot slot_of(RangeEntry entry) noexcept
 cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts, bytes slots, tuple entries)
 cdef RangeTable empty_table(SpaceId space)
+cdef RangeTable table_of_one(RangeEntry entry)
 cdef tuple mapped_ranges(list entries)
 cdef object find_ranges(RangeTable table, object addresses)
 cdef object unsigned_array(object values, str name)

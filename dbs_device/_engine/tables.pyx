@@ -296,6 +296,19 @@ cdef RangeTable empty_table(SpaceId space):
     return empty_pio_table if space == PIO else empty_mmio_table
 
 
+cdef RangeTable table_of_one(RangeEntry entry):
+    """Return a table with one range."""
+    cdef Slot slot = slot_of(entry)
+    return new_table(
+        entry.space,
+        1,
+        np.uint64(entry.base).tobytes(),
+        np.uint64(entry.last).tobytes(),
+        (<char *>&slot)[:sizeof(Slot)],
+        (entry,),
+    )
+
+
 # ----------------------------------------------------------------------------- many look-ups at once
 
 
@@ -384,7 +397,9 @@ cdef class IoTables:
         # Python code can make one, too, and C code relies on its being complete.
         self.pio = empty_pio_table
         self.mmio = empty_mmio_table
+        self.background = empty_mmio_table
         self.options.open_bus = -1
+        self.options.unowned = UNOWNED_REJECTED
 
 
 set_public_name(IoTables, b"dbs_device.IoTables")
@@ -403,12 +418,13 @@ cdef class PublishedTables:
         self._tables = IoTables.__new__(IoTables)
         dbs_generation_store(&self._generation, 0)
 
-    cdef int publish(self, RangeTable pio, RangeTable mmio, Options options) except -1:
+    cdef int publish(self, RangeTable pio, RangeTable mmio, RangeTable background, Options options) except -1:
         """Replace the pair of tables by a new one."""
         cdef IoTables old = self._tables
         cdef IoTables new = IoTables.__new__(IoTables)
         new.pio = pio
         new.mmio = mmio
+        new.background = background
         new.options = options
         new.unowned_accesses = self._unowned_accesses
         new.generation = old.generation + 1

@@ -67,3 +67,4 @@ cdef class Transaction:
 cdef Transaction begin_transaction(object manager)
 cdef list new_entries(object device, object resources, object name)
 cdef tuple ranges_to_remove(object resources)
+cdef RangeTable background_table(object device)

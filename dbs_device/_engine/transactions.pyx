@@ -14,6 +14,7 @@ from .access cimport address_of
 from .memory cimport HostMemory
 from .platform cimport set_public_name
 from .tables cimport (
+    MMIO,
     PIO,
     IoTables,
     PublishedTables,
@@ -32,6 +33,7 @@ from .tables cimport (
     slot_of,
     space_id_of,
     space_of,
+    table_of_one,
     warn_if_unhandled,
 )
 
@@ -332,6 +334,20 @@ cdef list new_entries(object device, object resources, object name):
     return entries
 
 
+cdef RangeTable background_table(object device):
+    """Return the table of the device behind all ranges: it is called for the whole space, memory for its size."""
+    cdef uint64_t last = <uint64_t>-1
+    cdef list entries
+    check_device(device)
+    if isinstance(device, HostMemory):
+        if device.size == 0:
+            raise InvalidRangeError(f"{describe_device(device)} has no memory")
+        last = device.size - 1
+    entries = [new_entry(MMIO, 0, last, device, "background")]
+    warn_if_unhandled(entries)
+    return table_of_one(entries[0])
+
+
 cdef int check_memory_size(HostMemory memory, list ranges) except -1:
     """Raise `InvalidRangeError` for a range that the memory would not fill."""
     for space, base, last in ranges:
@@ -607,7 +623,7 @@ cdef class Transaction:
             mmio = self._mmio.build()
             is_change = pio is not tables.pio or mmio is not tables.mmio
             if is_change:
-                self._state.publish(pio, mmio, tables.options)
+                self._state.publish(pio, mmio, tables.background, tables.options)
         finally:
             self.release_writer_lock()
         try:

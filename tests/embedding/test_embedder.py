@@ -15,8 +15,10 @@ from embedder.accesses import (
     access_bus,
     access_on_new_thread,
     is_current,
+    memory_at,
     pio_in_string,
     pio_out_string,
+    record,
     unowned,
 )
 from embedder.cpu import Registers, count_to
@@ -24,7 +26,9 @@ from embedder.cxx_cpu import SparseMemory, fill_and_copy
 from embedder.minimal import Counter, sum_of_loads
 
 import dbs_device
-from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource
+from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource, Space
+from dbs_device.memory import Ram, Rom, RomWriteError
+from dbs_device.trace import TraceRecorder
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
 INTEGERS = ["mmio_load", "mmio_store", "pio_in", "pio_out"]
@@ -310,6 +314,40 @@ def number_of_thread_states():
     return number
 
 
+def test_an_embedder_records_what_it_has_served():
+    recorder = TraceRecorder(manager_with(Recorder()))
+    record(recorder, True, False, 2**64 - 1, 8, 2**64 - 1)
+    record(recorder, False, True, 0xFFFF, 1, 0x1FF)  # masked to the size
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, False, 2**64 - 1, 8, 2**64 - 1),
+        (Space.PIO, True, 0xFFFF, 1, 0xFF),
+    ]
+    recorder.enabled = False
+    record(recorder, True, False, 0x1000, 4, 0)
+    assert len(recorder) == 2
+    for arguments, error in (
+        ((recorder.manager, True, False, 0, 4, 0), TypeError),
+        ((recorder, True, False, 0, 0, 0), ValueError),
+        ((recorder, True, False, 0, 9, 0), ValueError),
+        ((recorder, False, False, 0x10000, 4, 0), OverflowError),
+    ):
+        with pytest.raises(error):
+            record(*arguments)
+
+
+def test_threads_record_without_the_gil():
+    recorder = TraceRecorder(IoManager(open_bus=0))
+    count = 100_000
+    threads = [threading.Thread(target=record, args=(recorder, 1, 0, each, 4, 0, count)) for each in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    accesses = recorder.trace.accesses
+    assert [int((accesses["addr"] == each).sum()) for each in range(2)] == [count, count]
+    assert (accesses["t_ns"][1:] >= accesses["t_ns"][:-1]).all()
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", ["unknown", "attached"])
 class TestOnANewThread:
@@ -470,6 +508,53 @@ def test_a_built_consumer_imports_the_recorded_modules(module):
     output = subprocess.check_output([sys.executable, "-c", IMPORTS, module], text=True)
     recorded = json.loads(Path(__file__).with_name("abi.json").read_text())["modules"]
     assert json.loads(output) == (["dbs_device"] if module.endswith("emulator") else recorded)
+
+
+def test_memory_is_found_in_the_host():
+    ram, rom, background = Ram(0x2000), Rom(b"firmware"), Ram(0x1_0000)
+    manager = IoManager(background=background)
+    manager.register_device_io(ram, [Resource.MemAddressRange(0x4000, 0x1000)])
+    manager.register_device_io(rom, [Resource.MemAddressRange(2**64 - 8, 8)])
+    manager.register_device_io(Registers(), [Resource.MmioAddressRange(0x8000, 64)])
+    tables = manager.tables()
+    assert memory_at(tables, 0x4000) == ("RAM", ram.address, 0x4FFF)
+    assert memory_at(tables, 0x4FFF) == ("RAM", ram.address + 0xFFF, 0x4FFF)
+    assert memory_at(tables, 2**64 - 1) == ("ROM", rom.address + 7, 2**64 - 1)
+    assert memory_at(tables, 0x8000) == (None, 0, 0)
+    assert memory_at(tables, 0x5000) == ("RAM", background.address + 0x5000, 0x7FFF)
+    assert memory_at(tables, 0x8040) == ("RAM", background.address + 0x8040, 0xFFFF)
+    assert memory_at(tables, 0x1_0000) == (None, 0, 0)
+    assert memory_at(IoManager().tables(), 0) == (None, 0, 0)
+
+
+class RamWithAHandler(Ram):
+    def read(self, base, offset, data):
+        data[0] = 1
+
+
+def test_memory_with_handlers_in_python_is_not_found():
+    manager = manager_with(RamWithAHandler(64), MMIO)
+    assert memory_at(manager.tables(), 0x1000) == (None, 0, 0)
+
+
+def test_c_callers_reach_the_background():
+    manager = IoManager(background=Ram(bytearray(range(16))))
+    for target in (manager, manager.tables()):
+        assert access_bus(target, "mmio_load", 4, 4) == (0, 0x07060504)
+        assert access_bus(target, "mmio_read", 4, 4) == (0, bytes(range(4, 8)))
+        assert access_bus(target, "mmio_load", 14, 4) == (1, 0)
+        assert access_bus(target, "pio_in", 4, 4) == (1, 0)
+    python = IoManager(background=Recorder())
+    assert access_on_new_thread(python, "mmio_load", 4, 4) == (0, 0x04030201, None)
+
+
+def test_a_write_to_rom_raises_on_a_thread_that_python_does_not_know():
+    manager = manager_with(Rom(bytes(64), on_write="raise"), MMIO)
+    for target in (manager, manager.tables()):
+        result, _, error = access_on_new_thread(target, "mmio_store", 0x1008, 4, 1)
+        assert result == -1
+        assert isinstance(error, RomWriteError)
+        assert (error.offset, error.size) == (8, 4)
 
 
 class Fifo(DeviceIo):

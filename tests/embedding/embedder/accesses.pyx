@@ -6,6 +6,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from dbs_device._bus cimport (
+    DBS_DEVICE_RAM,
+    DBS_DEVICE_ROM,
     IoManager,
     IoTables,
     c_check_abi,
@@ -29,6 +31,8 @@ from dbs_device._bus cimport (
     c_pio_read,
     c_pio_unowned,
     c_pio_write,
+    c_ram_at,
+    c_record,
     c_tables_are_current,
 )
 
@@ -148,6 +152,24 @@ def access_bus(target, name, uint64_t address, size_t size, uint64_t value=0):
 
 def is_current(IoManager manager, IoTables tables):
     return c_tables_are_current(manager, tables)
+
+
+def memory_at(IoTables tables, uint64_t address):
+    """Return what `c_ram_at` says: the kind of memory, the host's address, the last address of the guest."""
+    cdef uint64_t last
+    cdef uint8_t *pointer
+    cdef int kind
+    with nogil:
+        kind = c_ram_at(tables, address, &pointer, &last)
+    return {0: None, DBS_DEVICE_RAM: "RAM", DBS_DEVICE_ROM: "ROM"}[kind], <uint64_t>pointer, last
+
+
+def record(recorder, bint is_mmio, bint is_write, uint64_t address, size_t size, uint64_t value, size_t count=1):
+    """Append an access to a recorder, `count` times, without the GIL."""
+    cdef size_t _
+    with nogil:
+        for _ in range(count):
+            c_record(recorder, is_mmio, is_write, address, size, value)
 
 
 # ----------------------------------------------------------------------------- strings, unowned accesses

@@ -1,0 +1,19 @@
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+__all__ = ["AccessLog"]
+
+@disjoint_base
+class AccessLog:
+    enabled: bool
+    def __len__(self) -> int: ...
+    def clear(self) -> None: ...
+    def _snapshot(self) -> tuple[NDArray[np.uint8], list[bytes]]: ...
+    def _append(
+        self, space: int, write: bool, address: SupportsIndex, size: SupportsIndex, value: SupportsIndex
+    ) -> None: ...
+    def _append_bytes(self, space: int, write: bool, address: SupportsIndex, contents: bytes, is_big: bool) -> None: ...
+    def _append_long(self, space: int, write: bool, address: SupportsIndex, contents: bytes) -> None: ...
