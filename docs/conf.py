@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ project = "dbs-device"
 author = "the dbs-device maintainers"
 copyright = "the dbs-device maintainers, Apache-2.0"
 version = release = dbs_device.__version__
+
+PUBLIC = {"dbs_device", *(f"dbs_device.{each.name}" for each in pkgutil.iter_modules(dbs_device.__path__))}
 
 extensions = [
     "myst_parser",
@@ -83,12 +86,20 @@ def unlink_folders(app, docname, source):
     source[0] = re.sub(r"\[([^\]]+)\]\(((?:\.\./)+(?!\.\.)[^)#]+)\)", text_or_link, source[0])
 
 
-def skip_fields(app, what, name, obj, skip, options):
-    """Leave out the fields of named tuples, which the docstring of the class describes."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+def skip_repeated(app, what, name, obj, skip, options):
+    """Leave out what is described elsewhere.
+
+    That is a name that a module takes from another one for convenience, and an attribute that the docstring of its
+    class describes.
+    """
+    if what == "module":
+        return True if getattr(obj, "__module__", None) in PUBLIC - {app.env.temp_data["autodoc:module"]} else None
+    owner = getattr(obj, "__objclass__", None)
+    described = owner is not None and re.search(rf"^ *(\w+, )*{name}(, \w+)* : ", owner.__doc__ or "", re.MULTILINE)
+    return True if described or type(obj).__name__ == "_tuplegetter" else None
 
 
 def setup(app):
-    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-skip-member", skip_repeated)
     app.connect("source-read", unlink_folders)
     app.connect("missing-reference", resolve_by_suffix)
