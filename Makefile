@@ -9,7 +9,8 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc test test-fast lint docs coverage annotate bench bench-check wheels index release clean
+.PHONY: help set-up set-up-bench demo pc riscv riscv-core riscv-guest test test-fast lint docs coverage annotate bench \
+	bench-check wheels index release clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,18 +29,35 @@ pc: ## boot a PC's firmware on Python devices (needs SeaBIOS: apt install seabio
 	$(SET_UP) examples
 	@$(BIN)/python -m examples.pc
 
-test: ## run the tests
+riscv: riscv-core ## run a program on an RV32IMA machine, or boot Linux (KERNEL=image; ARGUMENTS="--devices native", ...)
+	@$(BIN)/python -m examples.riscv $(if $(KERNEL),--kernel $(KERNEL)) $(ARGUMENTS)
+
+# The core is a package of its own, as another project's would be: built against the package that is installed.
+riscv-core:
+	$(SET_UP) examples
+	@$(MAKE) --no-print-directory $(VENV)/rv32.stamp
+
+$(VENV)/rv32.stamp: $(wildcard examples/riscv/core/*.* examples/riscv/core/rv32/*.*) $(wildcard dbs_device/*.pxd)
+	@echo "dbs-device: building the RISC-V core, examples/riscv/core"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./examples/riscv/core
+	@touch $@
+
+riscv-guest: ## compile that program (needs clang and lld)
+	$(MAKE) -C examples/riscv/guest
+
+test: riscv-core ## run the tests
 	$(SET_UP) examples test
 	@$(BIN)/python -m pytest
 
-test-fast: ## run the tests but the slow ones
+test-fast: riscv-core ## run the tests but the slow ones
 	$(SET_UP) examples test
 	@$(BIN)/python -m pytest -m "not slow"
 
 lint: set-up ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks \
+		examples/riscv/core/rv32
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
 
@@ -72,5 +90,6 @@ release: ## do all of a release that can be done before a push: make release VER
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist bench-report benchmarks/_build docs/_build *.egg-info
+	rm -rf examples/riscv/core/build examples/riscv/core/*.egg-info
 	find dbs_device -type f \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

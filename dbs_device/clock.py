@@ -37,6 +37,7 @@ Callback: TypeAlias = Callable[[int], object]
 Entry: TypeAlias = "tuple[int, int, int, Timer]"
 """In the queue: when, the place among equal times, a number that no other entry has, and the timer."""
 
+_END = 1 << 63  # ns: 292 years
 _COMPACT_AT = 64  # entries, below which those of cancelled timers may stay in the queue
 
 
@@ -207,15 +208,15 @@ class Clock(ABC):
         return remove
 
     def save_state(self) -> dict[str, Any]:
-        """Return the time. Timers are their devices', which save and load them."""
-        return {"time": self.read()}
+        """Return the time, and the next place among timers of equal times. Devices save their timers themselves."""
+        return {"time": self._saved_time(), "order": self._order}
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise `StateError` for a state that is not one of a clock."""
         match state:
-            case {"time": int(now), **rest} if now >= 0 and type(now) is int and not rest:
+            case {"time": int(now), "order": int(order), **rest} if 0 <= now < _END and order >= 0 and not rest:
                 return
-        raise StateError(f"the state of a clock has its time in ns, not {state!r}")
+        raise StateError(f"the state of a clock has a time below 2**63 ns and an order, not {state!r}")
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from the time of a saved state. Timers that are set stay set.
@@ -227,9 +228,13 @@ class Clock(ABC):
         """
         self.check_state(state)
         self._set_time(state["time"])
+        self._order = state["order"]
         event = self.next_event()
         if event is not None:
             self._tell(event)
+
+    def _saved_time(self) -> int:
+        return self.read()
 
     @abstractmethod
     def _set_time(self, now: int) -> None:
@@ -331,9 +336,8 @@ class CountedClock(Clock):
         with self._lock:
             self._time += index(duration)
 
-    def save_state(self) -> dict[str, Any]:
-        """Return the time, without a step."""
-        return {"time": self._time}
+    def _saved_time(self) -> int:
+        return self._time  # without a step
 
     def _set_time(self, now: int) -> None:
         with self._lock:

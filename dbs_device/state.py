@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import EllipsisType
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, Union, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 from ._engine.state_file import DEEPEST, read_state_file, write_state_file
 from .device import Mutex
@@ -354,7 +354,7 @@ def _strings(value: object) -> tuple[str, ...] | None:
     return None
 
 
-Saved: TypeAlias = Union[range, EllipsisType, "list[Any]", "tuple[None, Any]", None]
+Saved: TypeAlias = range | EllipsisType | list[Any] | tuple[None, Any] | None
 """What `AttributeState.saved` says of an attribute."""
 
 

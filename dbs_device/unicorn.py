@@ -25,6 +25,7 @@ How a device sees accesses depends on Unicorn (as of 2.1):
 * An unaligned read becomes the two aligned reads that cover it: 4 bytes at offset 1 are read as 4 bytes at 0 and at 4,
   2 bytes at offset 1 as 2 bytes at 0 and at 2. A device thus sees reads of neighbouring registers, which the guest has
   not asked for. An unaligned write becomes single bytes, lowest address first.
+* An aligned write of a `Rom` that is mapped into the guest is not split.
 * Port accesses are not split. INS and OUTS access the port once per item.
 * If a device raises during an MMIO access, the guest stops at that instruction, with its registers unchanged. When the
   guest is resumed, the instruction is repeated, including the parts of a split access that had succeeded. After IN and
@@ -33,13 +34,14 @@ How a device sees accesses depends on Unicorn (as of 2.1):
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import itertools
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 try:
@@ -56,35 +58,38 @@ except ModuleNotFoundError as error:
     ) from None
 
 from ._bus import IoManager
-from ._engine.address_map import MappedRange
-from ._engine.unicorn import GuestBus, entry_point_addresses
+from ._engine.address_map import MappedMemory, MappedRange
+from ._engine.guest_map import Region, needed_regions, parts_outside
+from ._engine.memory import HostMemory
+from ._engine.recorder import TraceRecorder, overrides
+from ._engine.unicorn import GuestBus, Window
 from .address import Space
-from .errors import DeviceModelError, GuestMemoryError, format_range
+from .errors import DeviceModelError, GuestMemoryError, RomWriteError, format_range
 
 if TYPE_CHECKING:
     # Type checkers see the class for Python 2 here, whose methods are untyped.
     from unicorn import Uc  # type: ignore[attr-defined]
 
-    from .trace import TraceRecorder
 
 __all__ = ["Bridge", "attach"]
 
 _SMALLEST_PAGE = 0x1000
-_ENTRY_POINTS = MappingProxyType(entry_point_addresses())
+_FUNCTIONS = ("uc_emu_stop", "uc_mmio_map", "uc_mem_map_ptr", "uc_mem_protect", "uc_mem_unmap")
 
 
 def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) -> Bridge:
     """Serve a guest's MMIO accesses and, on x86, its port accesses from a manager's devices.
 
     The pages that contain MMIO ranges are mapped, and kept in sync when the ranges change. Unowned addresses in such a
-    page, and unowned ports, raise `NoDeviceError` or reach the manager's open bus. Other pages are unchanged.
+    page, and unowned ports, raise `NoDeviceError` or reach the manager's open bus. Other pages are unchanged. The guest
+    accesses the whole pages of a `Ram` or `Rom` directly, except for the writes of a Rom.
 
     Parameters
     ----------
     uc : unicorn.Uc
         The emulator, which must not be running. Until the bridge is detached, its `emu_start`, `mem_read`, `mem_write`,
         `mem_protect` and `mem_unmap` are those of the bridge: the first three raise the exceptions of devices, the last
-        two refuse pages that are mapped for MMIO ranges (`DeviceModelError`).
+        two refuse pages that are mapped for ranges (`DeviceModelError`).
     manager : IoManager
         The bus. Several emulators may be attached to one manager.
     recorder : dbs_device.trace.TraceRecorder, optional
@@ -112,9 +117,10 @@ def attach(uc: Uc, manager: IoManager, recorder: TraceRecorder | None = None) ->
 class Bridge:
     """Connects a `unicorn.Uc` with an `IoManager`. Made by `attach`.
 
-    The mappings are synced with the manager's ranges: at once or, if the ranges change while the guest runs, before the
-    guest's next access to them. A page that is no longer needed is unmapped when the guest stops; until then, accesses
-    to it fail like those to unmapped memory, and nothing else can be mapped there.
+    The mappings are synced with the manager's ranges: at once, if a handler of the guest changes the ranges when it
+    returns, if another thread does while the guest runs at the guest's next access to a device. Pages of a window that
+    the guest is in are unmapped later; until then, accesses to them fail like those to unmapped memory, and nothing
+    else can be mapped there.
 
     If a change needs a page that the guest has mapped itself, the manager's ranges change nevertheless, and the
     mappings cannot be synced: the guest stops and `emu_start` raises `GuestMemoryError`, in later calls too, until the
@@ -140,28 +146,33 @@ class Bridge:
         self.manager = manager
         self.recorder = recorder
         self._uc_emu_start = self._uc.emu_start
+        self._uc_mem_write = self._uc.mem_write
         self._lock = threading.RLock()  # guards the fields below; held only while mappings change
         self._is_attached = True
         self._needs_sync = True
         self._is_syncing = False
+        self._unwritable: list[tuple[MappedMemory, HostMemory]] = []  # what not even the host can write
         self._hooks: list[ctypes.c_size_t] = []
         is_big_endian = _is_big_endian(self._uc)
-        page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
-        self._offset_mask = page_size - 1
+        self._page_size = max(self._uc.ctl_get_page_size(), _SMALLEST_PAGE)
+        log = None if recorder is None or overrides(recorder, TraceRecorder, ("record",)) else recorder
         self._bus = GuestBus(
             manager,
             _address_of(self._uc._uch),
-            {name: _address_of(getattr(uclib, name)) for name in ("uc_emu_stop", "uc_mmio_map", "uc_mem_unmap")},
+            {name: _address_of(getattr(uclib, name)) for name in _FUNCTIONS},
             is_big_endian,
-            page_size,
-            self._map_missing_pages,
-            None if recorder is None else partial(_record, recorder, is_big_endian),
+            bool(self._uc.ctl_get_mode() & const.UC_MODE_BIG_ENDIAN),
+            self._page_size,
+            self._sync_while_running,
+            log,
+            log is not None and log.byteorder == "big",
+            None if recorder is None or log is not None else partial(_record, recorder, is_big_endian),
             _unmapped_error,
         )
         self._methods: dict[str, Any] = {
             "emu_start": self.emu_start,
             "mem_read": partial(self._access_memory, self._uc.mem_read),
-            "mem_write": partial(self._access_memory, self._uc.mem_write),
+            "mem_write": self._write_memory,
             "mem_protect": partial(self._change_memory, self._uc.mem_protect),
             "mem_unmap": partial(self._change_memory, self._uc.mem_unmap),
         }
@@ -251,6 +262,7 @@ class Bridge:
                         attributes[name] = self._replaced[name]
             status = self._remove_all()
             self._bus.release()
+            self._unwritable = []
             self._is_attached = False
             attributes.pop("_dbs_device_bridge", None)
             _check(status)
@@ -272,16 +284,26 @@ class Bridge:
             self._sync_if_possible(users=1)
         return access(*arguments, **keywords)
 
+    def _write_memory(self, address: int, data: bytes) -> None:
+        self._access_memory(self._start_write, address, data)
+
+    def _start_write(self, address: int, data: bytes) -> None:
+        for mapped, memory in self._unwritable:
+            first, last = max(address, mapped.base), min(address + len(data) - 1, mapped.last)
+            if first <= last:
+                raise RomWriteError(memory, mapped.address - memory.address + first - mapped.base, last - first + 1)
+        self._uc_mem_write(address, data)
+
     def _change_memory(
         self, change: Callable[..., None], address: int, size: int, *arguments: Any, **keywords: Any
     ) -> None:
-        """Call `mem_protect` or `mem_unmap`, unless it would split or remove a window: the offsets would be wrong."""
+        """Call `mem_protect` or `mem_unmap`, unless it would split or remove what is mapped for ranges."""
         with self._lock:
-            for first, last in self._bus.windows:
+            for first, last in self._bus.regions:
                 if first < address + size and address <= last:
                     raise DeviceModelError(
                         f"cannot protect or unmap {format_range(address, address + size - 1)}: "
-                        f"{format_range(first, last)} is mapped for MMIO ranges"
+                        f"{format_range(first, last)} is mapped for ranges of the manager"
                     )
             change(address, size, *arguments, **keywords)
 
@@ -328,69 +350,93 @@ class Bridge:
 
     def _sync_once(self) -> None:
         self._bus.update()
-        needed = list(self._needed_runs())
-        self._check_free(list(self._missing_parts(needed)))
-        for run in self._bus.windows.keys() - needed:
-            _check(self._bus.unmap_window(*run))
-        for run in needed:
-            if run not in self._bus.windows:
-                _check(self._bus.map_window(*run))
+        needed = list(self._needed_regions())
+        self._check_free(parts_outside(needed, self._bus.regions))
+        wanted = {(region.first, region.last): region.memory for region in needed}
+        for place, mapped in list(self._bus.regions.items()):
+            if not _is_wanted(wanted, place, mapped):
+                _check(self._bus.unmap_region(*place))
+        for region in needed:
+            if (region.first, region.last) not in self._bus.regions:
+                _check(self._bus.map_region(*region))
+        self._find_unwritable()
 
-    def _map_missing_pages(self) -> None:
-        """Map the missing pages. The guest may be inside an access, so that none of the others can be unmapped."""
+    def _sync_while_running(self, is_ending: bool) -> bool:
+        """Map what the ranges need, and unmap what is in its way or not needed, except for windows in use.
+
+        Parameters
+        ----------
+        is_ending : bool
+            Whether the access has been made. An exception would have the guest repeat it: it is raised at the next.
+
+        Returns
+        -------
+        bool
+            Whether everything is mapped.
+        """
         with self._lock:
-            mapped: list[tuple[int, int]] = []
-            for part in list(self._missing_parts(self._needed_runs())):
-                status = self._bus.map_window(*part)
-                if status != const.UC_ERR_OK:
-                    for each in mapped:  # the guest has not accessed these
-                        self._bus.unmap_window(*each)
-                    self._check_free([part])  # not before: it takes longer than everything else
-                    _check(status)
-                mapped.append(part)
+            try:
+                return self._replace_regions()
+            except (GuestMemoryError, UcError):
+                if is_ending:
+                    return False
+                raise
 
-    def _needed_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield (first address, last address) of each run of pages that contain ranges."""
-        run: tuple[int, int] | None = None
-        for base, last, _ in self.manager.mmio_bus:
-            first, end = base & ~self._offset_mask, last | self._offset_mask
-            if run is not None and first <= run[1] + 1:
-                run = (run[0], max(run[1], end))
-                continue
-            if run is not None:
-                yield run
-            run = (first, end)
-        if run is not None:
-            yield run
-
-    def _missing_parts(self, needed: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield the parts of the needed runs that no window covers."""
-        mapped = sorted(self._bus.windows)
-        for first, last in needed:
-            if (first, last) in self._bus.windows:
-                continue
-            for mapped_first, mapped_last in mapped:
-                if mapped_last < first or mapped_first > last:
+    def _replace_regions(self) -> bool:
+        is_complete = True
+        needed = list(self._needed_regions())
+        wanted = {(region.first, region.last): region.memory for region in needed}
+        windows = [(region.first, region.last) for region in needed if region.memory is None]
+        for place, mapped in list(self._bus.regions.items()):
+            if isinstance(mapped, Window):
+                # Unicorn would use a window that the guest is in after it was unmapped. Its accesses are still served.
+                mapped.is_stale = not _is_within(windows, *place)
+                if not mapped.is_stale:
                     continue
-                if first < mapped_first:
-                    yield first, mapped_first - 1
-                first = mapped_last + 1
-            if first <= last:
-                yield first, last
+                if mapped.is_busy:
+                    is_complete = False
+                    continue
+            elif _is_wanted(wanted, place, mapped):
+                continue
+            _check(self._bus.unmap_region(*place))
+        done: list[Region] = []
+        for region in list(parts_outside(needed, self._bus.regions)):
+            status = self._bus.map_region(*region)
+            if status != const.UC_ERR_OK:
+                for each in done:  # the guest has not accessed these
+                    self._bus.unmap_region(each.first, each.last)
+                self._check_free([region])  # not before: it takes longer than everything else
+                _check(status)
+            done.append(region)
+        self._find_unwritable()
+        return is_complete
 
-    def _check_free(self, parts: list[tuple[int, int]]) -> None:
-        regions = list(self._uc.mem_regions()) if parts else []
-        for (first, last), (region_first, region_last, _) in itertools.product(parts, regions):
-            if region_first > last or region_last < first:
+    def _find_unwritable(self) -> None:
+        self._unwritable = [
+            (mapped, mapped.device)
+            for mapped in self._bus.regions.values()
+            if isinstance(mapped, MappedMemory) and isinstance(mapped.device, HostMemory) and mapped.device.readonly
+        ]
+
+    def _needed_regions(self) -> Iterator[Region]:
+        return needed_regions(self.manager.mmio_bus, self._page_size)
+
+    def _check_free(self, parts: Iterable[Region]) -> None:
+        missing = list(parts)
+        regions = list(self._uc.mem_regions()) if missing else []
+        mask = self._page_size - 1
+        for part, (region_first, region_last, _) in itertools.product(missing, regions):
+            if region_first > part.last or region_last < part.first:
                 continue
             for base, range_last, device in self.manager.mmio_bus:
-                if base & ~self._offset_mask <= region_last and region_first <= range_last | self._offset_mask:
+                if base & ~mask <= region_last and region_first <= range_last | mask:
                     raise GuestMemoryError(base, range_last, device, region_first, region_last)
 
     # -- hooks
 
     def _add_hooks(self) -> None:
-        self._add_hook(const.UC_HOOK_MEM_READ_UNMAPPED | const.UC_HOOK_MEM_WRITE_UNMAPPED, "unmapped")
+        self._add_hook(const.UC_HOOK_MEM_UNMAPPED, "unmapped")
+        self._add_hook(const.UC_HOOK_MEM_WRITE_PROT, "read-only")
         if self._uc.ctl_get_arch() == const.UC_ARCH_X86:
             # Unicorn looks at each hook in this order. OUT, whose callbacks are cheaper, gains more by being the first.
             self._add_hook(const.UC_HOOK_INSN, "out", ctypes.c_int(x86_const.UC_X86_INS_OUT))
@@ -402,12 +448,8 @@ class Bridge:
         # Variadic in C: some platforms pass unnamed arguments differently. ctypes knows which these are because the
         # prototype in `uclib` ends with `begin` and `end`. begin > end stands for every address.
         begin, end = 1, 0
-        user_data = self._bus.address
-        _check(
-            uclib.uc_hook_add(
-                self._uc._uch, ctypes.byref(hook), kind, _ENTRY_POINTS[name], user_data, begin, end, *arguments
-            )
-        )
+        function, user_data = self._bus.hooks()[name]
+        _check(uclib.uc_hook_add(self._uc._uch, ctypes.byref(hook), kind, function, user_data, begin, end, *arguments))
 
     def _remove_all(self) -> int:
         """Remove hooks and windows, all that can be; return the status of the last that cannot."""
@@ -417,10 +459,22 @@ class Bridge:
             if hook.value and (status := uclib.uc_hook_del(self._uc._uch, hook)) != const.UC_ERR_OK:
                 failure = status
             hook.value = 0
-        for run in list(self._bus.windows):
-            if (status := self._bus.unmap_window(*run)) != const.UC_ERR_OK:
+        for place in list(self._bus.regions):
+            if (status := self._bus.unmap_region(*place)) != const.UC_ERR_OK:
                 failure = status
         return failure
+
+
+def _is_wanted(
+    wanted: dict[tuple[int, int], MappedMemory | None], place: tuple[int, int], mapped: Window | MappedMemory
+) -> bool:
+    return place in wanted and wanted[place] == (None if isinstance(mapped, Window) else mapped)
+
+
+def _is_within(places: list[tuple[int, int]], first: int, last: int) -> bool:
+    """Return whether one of some places, which are in order, contains an address range."""
+    index = bisect.bisect_right(places, first, key=operator.itemgetter(0)) - 1
+    return index >= 0 and last <= places[index][1]
 
 
 def _check(status: int) -> None:

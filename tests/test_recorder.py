@@ -6,6 +6,7 @@ import array
 import gc
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ class TestRecorder:
         times = recorder.trace.accesses["t_ns"].astype(np.int64)
         assert (np.diff(times) >= 0).all()
         assert times[-1] > times[0]
+
+    def test_times_are_those_of_the_performance_counter(self):
+        recorder = TraceRecorder(make_manager())
+        recorder.pio_in(PORT_BASE, 1)
+        start = time.perf_counter_ns() - recorder.trace[0].t_ns
+        recorder.clear()
+        brackets = [time.perf_counter_ns()]
+        while brackets[-1] < brackets[0] + 20_000_000:  # many times as long as it interpolates
+            recorder.pio_in(PORT_BASE, 1)
+            brackets.append(time.perf_counter_ns())
+        slack = 1_000_000  # for which it may go wrong
+        for before, access, after in zip(brackets, recorder.trace, brackets[1:], strict=False):
+            assert before - slack <= start + access.t_ns <= after + slack
 
     @pytest.mark.parametrize(("byteorder", "value"), [("little", 0x0201), ("big", 0x0102)])
     def test_buffers_become_integers_in_the_managers_byteorder(self, byteorder, value):

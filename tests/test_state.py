@@ -70,7 +70,7 @@ def test_parts_go_on_from_their_state():
     state = MachineState.of({"latch": latch, "clock": clock})
     assert dict(state) == {
         "latch": DeviceState("Latch", 1, {"value": 5}),
-        "clock": DeviceState("CountedClock", 1, {"time": 100}),
+        "clock": DeviceState("CountedClock", 1, {"time": 100, "order": 0}),
     }
     other, other_clock = Latch(6), CountedClock(step=0)
     state.restore({"clock": other_clock, "latch": other})

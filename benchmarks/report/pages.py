@@ -188,6 +188,18 @@ CHAPTERS = (
         "unicorn.png",
     ),
     Chapter(
+        "A guest's own memory under Unicorn",
+        "A turn of the same loop, which reads one word.",
+        [
+            Section(
+                "",
+                "unicorn/{row}",
+                {"loop": "Unicorn's mem_map", "mapped Ram": "dbs_device, a Ram that is mapped"},
+                {"": "a turn"},
+            )
+        ],
+    ),
+    Chapter(
         "Recorded firmware",
         "Every access of a trace, in order, into devices that do nothing. A peer looks up and calls the device's "
         "method with a buffer of its own.",

@@ -167,6 +167,10 @@ TARGETS: tuple[Target, ...] = (
     Target("Unicorn, a Python device, against Unicorn's own callback", unicorn_bounds("bridge, python", 1 / 3)),
     Target("Unicorn, a native device, against Unicorn's own callback", unicorn_bounds("bridge, native", 1 / 20)),
     Target(
+        "Unicorn, a loop that reads a Ram, against Unicorn's own memory",
+        [Bound("unicorn/mapped Ram", 1.2, ("unicorn/loop",))],
+    ),
+    Target(
         "two threads on the manager, no GIL, against one thread",
         [
             Bound(f"threads/manager, {devices}/2", 1 / 1.8, (f"threads/manager, {devices}/1",))

@@ -53,15 +53,16 @@ def prepare_boot(connect_name: str) -> Timer:
     return lambda passes: sum(boot(new_machine(connect_name)) for _ in range(passes))
 
 
-def timed_handler(name: str) -> Callable[..., None]:
+def timed_handler(name: str) -> Callable[..., Any]:
     """Return a handler of a `Stopwatch` that calls the device's handler of that name."""
 
-    def handler(self: Stopwatch, base: Any, offset: Any, data: memoryview) -> None:
+    def handler(self: Stopwatch, *arguments: int) -> Any:
         serve = getattr(self.device, name)
         began = time.perf_counter()
-        serve(base, offset, data)
+        result = serve(*arguments)
         self.seconds += time.perf_counter() - began
         self.calls += 1
+        return result
 
     return handler
 
@@ -74,10 +75,10 @@ class Stopwatch(DeviceIo):
         self.seconds = 0.0
         self.calls = 0
 
-    read = timed_handler("read")
-    write = timed_handler("write")
-    pio_read = timed_handler("pio_read")
-    pio_write = timed_handler("pio_write")
+    load = timed_handler("load")
+    store = timed_handler("store")
+    pio_in = timed_handler("pio_in")
+    pio_out = timed_handler("pio_out")
 
 
 def timed_boot() -> tuple[float, int]:

@@ -1,9 +1,9 @@
 """One access of a guest under the Unicorn CPU emulator: the bridge, and Unicorn's own Python callbacks.
 
 The guest is a loop of x86 instructions that makes one access a turn. ``unicorn/loop`` is the same loop on the guest's
-own RAM. ``idle C callback`` is a C function that does nothing. ``own callback`` does by
-hand what the bus does for the same device: it makes a buffer, calls the device and converts; ``own callback, manager``
-calls ``IoManager`` instead, and ``own callback, empty`` nothing.
+own RAM, and ``unicorn/mapped Ram`` that on a ``Ram`` of the manager. ``idle C callback`` is a C function that does
+nothing. ``own callback`` does by hand what the bus does for the same device: it makes a buffer, calls the device and
+converts; ``own callback, manager`` calls ``IoManager`` instead, and ``own callback, empty`` nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ACCESSES = 4000  # of one run of the guest
 CODE, RAM = 0x1000, 0x10000
 MMIO, MMIO_SIZE, PORT = 0xFEE0_0000, 0x1000, 0x3F8
 OTHER_RANGES = 15  # besides the one that is accessed
-LOOP = "unicorn/loop"
+LOOP, MAPPED_RAM = "unicorn/loop", "unicorn/mapped Ram"
 
 # Each between "mov ecx, ACCESSES" and "dec ecx; jnz".
 INSTRUCTIONS = {
@@ -83,6 +83,16 @@ def prepare_attached(operation: str, make_device: Callable[[], Any]) -> Timer:
 
     bridge = attach(new_guest(operation, MMIO), guest_manager(make_device()))
     return guest_timer(bridge.uc, operation, bridge.emu_start)
+
+
+def prepare_mapped_ram() -> Timer:
+    from dbs_device.memory import Ram
+    from dbs_device.unicorn import attach
+
+    manager = IoManager()
+    manager.register_device_io(Ram(MMIO_SIZE), [Resource.MemAddressRange(MMIO, MMIO_SIZE)])
+    bridge = attach(new_guest("load", MMIO), manager)
+    return guest_timer(bridge.uc, "load", bridge.emu_start)
 
 
 class OwnCallbacks:
@@ -191,6 +201,7 @@ def unicorn_cases(plan: Plan) -> Iterator[Case]:
     if missing_for_guest():
         return
     yield Case(LOOP, prepare_guest_loop, ACCESSES)
+    yield Case(MAPPED_RAM, prepare_mapped_ram, ACCESSES)
     for operation in INSTRUCTIONS:
         for subject, prepare in SUBJECTS.items():
             yield Case(f"unicorn/{operation}/{subject}", functools.partial(prepare, operation), ACCESSES, LOOP)

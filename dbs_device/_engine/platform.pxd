@@ -200,25 +200,6 @@ cdef extern from * nogil:
         }
     }
 
-    /* A clock that does not run backwards, in nanoseconds. */
-    #ifdef _WIN32
-    #include <windows.h>
-    static inline uint64_t dbs_monotonic_ns(void) {
-        LARGE_INTEGER ticks, frequency;
-        QueryPerformanceCounter(&ticks);
-        QueryPerformanceFrequency(&frequency);
-        return (uint64_t)(ticks.QuadPart / frequency.QuadPart) * 1000000000u +
-               (uint64_t)(ticks.QuadPart % frequency.QuadPart) * 1000000000u / (uint64_t)frequency.QuadPart;
-    }
-    #else
-    #include <time.h>
-    static inline uint64_t dbs_monotonic_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    }
-    #endif
-
     static inline void dbs_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
     #endif
     """
@@ -249,8 +230,6 @@ cdef extern from * nogil:
     void dbs_spinlock_init(dbs_spinlock *lock) noexcept
     void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
     void dbs_spinlock_release(dbs_spinlock *lock) noexcept
-
-    uint64_t dbs_monotonic_ns() noexcept
 
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
     void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept

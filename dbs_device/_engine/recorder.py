@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, SupportsIndex
 
 from ..address import Space
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .._bus import IoManager
 
-__all__ = ["TraceRecorder"]
+__all__ = ["TraceRecorder", "overrides"]
 
 # A member of an enum takes longer to find.
 _PIO, _MMIO = Space.PIO, Space.MMIO
@@ -289,3 +289,11 @@ class TraceRecorder(AccessLog):
         contents = memoryview(data).tobytes()  # before the device is called, for the same reason
         write(addr, data)
         self._append_bytes(space, True, addr, contents, self.manager.byteorder == "big")
+
+
+def overrides(instance: object, original: type, names: Iterable[str]) -> bool:
+    """Return whether a subclass, or an instance, has other methods of these names than a class: it has to be called."""
+    return not isinstance(instance, original) or any(
+        getattr(type(instance), name) is not getattr(original, name) or name in getattr(instance, "__dict__", ())
+        for name in names
+    )

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from .monotonic cimport dbs_clock
 from .platform cimport dbs_hint, dbs_hint_load, dbs_spinlock
 from .tables cimport SpaceId
 
@@ -23,8 +24,8 @@ cdef packed struct Row:  # ACCESS_DTYPE
 
 cdef class AccessLog:
     cdef dbs_hint _enabled
-    cdef uint64_t _start
     cdef dbs_spinlock _lock  # guards all of the following
+    cdef dbs_clock _clock
     cdef Row *_next
     cdef Row *_end
     cdef Row *_blocks[MOST_BLOCKS]

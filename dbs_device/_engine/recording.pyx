@@ -9,11 +9,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .lock cimport fork_count
+from .monotonic cimport dbs_clock_ns, dbs_clock_start
 from .platform cimport (
     dbs_hint_load,
     dbs_hint_store,
     dbs_keep_thread_state,
-    dbs_monotonic_ns,
     dbs_spinlock_acquire,
     dbs_spinlock_init,
     dbs_spinlock_release,
@@ -56,7 +56,7 @@ cdef class AccessLog:
         dbs_spinlock_init(&self._lock)
         dbs_hint_store(&self._enabled, 1)
         self._long_values = []
-        self._start = dbs_monotonic_ns()
+        dbs_clock_start(&self._clock)
 
     def __dealloc__(self):
         for index in range(self._block_count):
@@ -91,7 +91,7 @@ cdef class AccessLog:
             self.grow(block_count)
             dbs_spinlock_acquire(&self._lock, fork_count)
         row = self._next
-        row.t_ns = dbs_monotonic_ns() - self._start
+        row.t_ns = dbs_clock_ns(&self._clock)
         row.space = <uint8_t>space
         row.write = write
         row.addr = address

@@ -13,7 +13,7 @@ from .._bus import IoManager
 from ..address import Space
 from ..errors import add_note, format_count
 from .public import exported_from
-from .recorder import TraceRecorder
+from .recorder import TraceRecorder, overrides
 from .replay import Replay
 from .trace_data import Access, RangeSelector, Trace, format_accesses
 
@@ -153,23 +153,11 @@ def _new_run(
     trace: Trace, manager: IoManager | TraceRecorder, is_compared: NDArray[np.bool_]
 ) -> Replay | _ReplayByCalls:
     recorder = manager if isinstance(manager, TraceRecorder) else None
-    bus = manager if recorder is None else recorder.manager
-    if (
-        not isinstance(bus, IoManager)
-        or _overrides(bus, IoManager)
-        or (recorder is not None and _overrides(recorder, TraceRecorder))
-    ):
+    bus = manager.manager if isinstance(manager, TraceRecorder) else manager
+    if overrides(bus, IoManager, _ACCESSES) or (recorder is not None and overrides(recorder, TraceRecorder, _ACCESSES)):
         return _ReplayByCalls(trace, manager, is_compared)
     rows = np.ascontiguousarray(trace.accesses).view(np.uint8)
     return Replay(bus, rows, trace.long_values, is_compared.view(np.uint8), recorder)
-
-
-def _overrides(instance: object, original: type) -> bool:
-    """Return whether a subclass or an instance has methods of its own that make accesses."""
-    return any(
-        getattr(type(instance), name) is not getattr(original, name) or name in getattr(instance, "__dict__", ())
-        for name in _ACCESSES
-    )
 
 
 class _ReplayByCalls:

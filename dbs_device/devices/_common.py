@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from ..errors import StateError
+from ..errors import NotRamError, StateError
+from ..memory import GuestMemory
 from ..registers import RegisterBank
 from ..state import AttributeState
 
 __all__ = [
+    "TIMES",
     "BankState",
     "ByteSink",
     "Irq",
@@ -18,6 +20,7 @@ __all__ = [
     "merge",
     "no_irq",
     "outputs",
+    "ram_views",
     "seconds_since_1970",
     "word_bits",
 ]
@@ -26,8 +29,11 @@ Irq: TypeAlias = Callable[[bool], object]
 """What a device calls with the level of an interrupt line. An `IrqLine` is one."""
 
 
+TIMES = range(-(1 << 63), 1 << 63)
+"""What a state may have as a time in ns."""
+
 ByteSink: TypeAlias = Callable[[int], object]
-"""Receives the bytes of a character device."""
+"""What a device calls with each byte that it sends."""
 
 
 def no_irq(level: bool) -> None:
@@ -83,6 +89,28 @@ def outputs(irqs: Sequence[Irq], count: int, what: str) -> list[Output]:
     if len(irqs) > count:
         raise ValueError(f"{len(irqs)} interrupt lines for {count} {what}")
     return [Output(irq) for irq in (*irqs, *[no_irq] * (count - len(irqs)))]
+
+
+def ram_views(memory: GuestMemory, address: int, size: int) -> Iterator[memoryview]:
+    """Yield a buffer of the guest, in pieces, where several `Ram` are side by side.
+
+    Raises
+    ------
+    NotRamError
+        The rest of the buffer does not begin in RAM. A device's registers are not: a guest could make a device access
+        itself.
+    OverflowError
+        It runs past the end of the address space.
+    """
+    while size:
+        try:
+            view = memory.view(address, size)
+        except NotRamError as error:
+            if error.ram_size == 0:
+                raise
+            view = memory.view(address, error.ram_size)
+        yield view
+        address, size = address + len(view), size - len(view)
 
 
 def seconds_since_1970(date: datetime | None) -> int:

@@ -1,31 +1,22 @@
-"""The common parts of the devices: little-endian integers, fixed resources, and the 8-bit ISA bus."""
+"""The common parts of PC devices: fixed addresses, and the 8-bit ISA bus."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar, Literal
 
-from ..address import PioAddress
 from ..device import DeviceIo
 from ..errors import format_range
 from ..resources import DeviceResources, Resource
-from ._common import ByteSink
+from ..state import AttributeState
 
-__all__ = ["ByteSink", "IsaDevice", "PcDevice", "load", "store"]
-
-
-def load(data: memoryview) -> int:
-    """Return the little-endian integer in `data`."""
-    return int.from_bytes(data, "little")
+__all__ = ["IsaDevice", "PlacedDevice"]
 
 
-def store(data: memoryview, value: int) -> None:
-    """Fill `data` with the low bytes of `value`, little-endian."""
-    size = len(data)
-    data[:] = (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little")
+class PlacedDevice(AttributeState, DeviceIo):
+    """A device at fixed addresses, which its constructor takes: `get_trapped_io_resources` returns its ranges."""
 
-
-class PcDevice(DeviceIo):
-    """A device with fixed addresses, which its constructor takes."""
+    byteorder: ClassVar[Literal["little"]] = "little"
 
     def __init__(self, *resources: Resource) -> None:
         self._resources = DeviceResources(resources)
@@ -39,7 +30,7 @@ class PcDevice(DeviceIo):
         return f"{type(self).__name__}({', '.join(places)})"
 
 
-class IsaDevice(PcDevice):
+class IsaDevice(PlacedDevice):
     """A device with 8-bit registers on the ISA bus.
 
     The bus makes one cycle per byte of a wider access, lowest port first: `OUT DX, AX` to an index port and the
@@ -54,12 +45,13 @@ class IsaDevice(PcDevice):
     def out8(self, base: int, offset: int, value: int) -> None:
         """Write a byte to a port."""
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        data[0] = self.in8(base, offset)
-        for position in range(1, len(data)):
-            data[position] = self.in8(base, offset + position)
+    def pio_in(self, base: int, offset: int, size: int) -> int:
+        value = self.in8(base, offset)
+        for position in range(1, size):
+            value |= self.in8(base, offset + position) << 8 * position
+        return value
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        self.out8(base, offset, data[0])
-        for position in range(1, len(data)):
-            self.out8(base, offset + position, data[position])
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
+        self.out8(base, offset, value & 0xFF)
+        for position in range(1, size):
+            self.out8(base, offset + position, value >> 8 * position & 0xFF)

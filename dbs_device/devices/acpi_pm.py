@@ -5,12 +5,13 @@ Datasheet: Intel 82371AB (PIIX4), "Power management I/O space registers".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from ..address import PioAddress
 from ..clock import NS_PER_SECOND, Clock
 from ..resources import DeviceResources, Resource
-from ._isa import PcDevice
+from ..state import Saved
+from ._isa import PlacedDevice
 
 __all__ = ["AcpiPm"]
 
@@ -30,7 +31,7 @@ SUSPEND_TYPE = 0x1C
 SOFT_OFF = 0x00
 
 
-class AcpiPm(PcDevice):
+class AcpiPm(PlacedDevice):
     """The registers. A guest powers the machine off by suspending it to "soft off".
 
     The system control interrupt is not wired, and the other sleeping states are not implemented.
@@ -43,7 +44,9 @@ class AcpiPm(PcDevice):
         Called when the guest powers the machine off.
     """
 
-    def __init__(self, clock: Clock, power_off: Callable[[], None]) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_registers": None, "_carries_seen": None}
+
+    def __init__(self, *, clock: Clock, power_off: Callable[[], object]) -> None:
         super().__init__()
         self._clock = clock
         self._power_off = power_off
@@ -62,26 +65,26 @@ class AcpiPm(PcDevice):
     def _ticks(self) -> int:
         return self._clock.now() * TIMER_FREQUENCY // NS_PER_SECOND
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
         if offset < CONTROL:
             self._note_carry()
         elif TIMER <= offset < GENERAL_STATUS:
             timer = self._ticks() & ((1 << TIMER_BITS) - 1)
             self._registers[TIMER:GENERAL_STATUS] = timer.to_bytes(4, "little")
-        data[:] = self._registers[offset : offset + len(data)]
+        return int.from_bytes(self._registers[offset : offset + size], "little")
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
         if offset < CONTROL:
             self._note_carry()
-        for position, value in enumerate(data, offset):
+        for position, byte in enumerate(value.to_bytes(size, "little"), offset):
             if position in WRITE_1_TO_CLEAR:
-                self._registers[position] &= ~value
+                self._registers[position] &= ~byte
             elif position == CONTROL + 1:
-                self._registers[position] = value & ~SUSPEND_ENABLE  # reads as 0
-                if value & SUSPEND_ENABLE and value & SUSPEND_TYPE == SOFT_OFF:
+                self._registers[position] = byte & ~SUSPEND_ENABLE  # reads as 0
+                if byte & SUSPEND_ENABLE and byte & SUSPEND_TYPE == SOFT_OFF:
                     self._power_off()
             elif position not in READ_ONLY:
-                self._registers[position] = value
+                self._registers[position] = byte
 
     def _note_carry(self) -> None:
         carries = self._ticks() >> TIMER_BITS - 1

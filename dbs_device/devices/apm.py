@@ -5,9 +5,11 @@ Datasheet: Intel 82371AB (PIIX4), "APMC" and "APMS".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from ..resources import Resource
+from ..state import Saved
 from ._isa import IsaDevice
 
 __all__ = ["ApmPorts"]
@@ -29,7 +31,9 @@ class ApmPorts(IsaDevice):
         The control port; the status port is the next one.
     """
 
-    def __init__(self, smi_enabled: Callable[[], bool], base: int = 0xB2) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_registers": None}
+
+    def __init__(self, *, smi_enabled: Callable[[], bool], base: int = 0xB2) -> None:
         super().__init__(Resource.PioAddressRange(base, 2))
         self._smi_enabled = smi_enabled
         self._registers = bytearray(2)

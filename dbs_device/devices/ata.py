@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from ..address import PioAddress
+from ..errors import StateError
 from ..resources import Resource
-from ._common import Irq
-from ._isa import PcDevice
+from ..state import Saved
+from ._common import Irq, no_irq
+from ._isa import PlacedDevice
 
 __all__ = ["SECTOR_SIZE", "AtaDisk", "IdeChannel"]
 
@@ -85,6 +87,10 @@ BLOCK_SIZES = (1, 2, 4, 8, 16)
 FEATURES_ACCEPTED = (0x02, 0x03, 0x55, 0x66, 0x82, 0xAA, 0xCC)
 
 
+# What is transferred through the data port.
+NOTHING, IDENTITY, READ, WRITE = range(4)
+
+
 class CommandError(Exception):
     """A command fails; the attribute is the value of the error register."""
 
@@ -104,8 +110,10 @@ class AtaDisk:
         As reported by IDENTIFY; an empty one as not specified.
     """
 
+    version: ClassVar[int] = 1
+
     def __init__(
-        self, image: bytearray | mmap.mmap, model: str = "PYTHON ATA DISK", serial: str = "", firmware: str = ""
+        self, image: bytearray | mmap.mmap, *, model: str = "PYTHON ATA DISK", serial: str = "", firmware: str = ""
     ) -> None:
         self.image = image
         self.sectors = min(len(image) // SECTOR_SIZE, MAX_LBA28_SECTORS)
@@ -113,6 +121,22 @@ class AtaDisk:
             raise ValueError(f"a disk image must have at least one sector ({SECTOR_SIZE} bytes)")
         self.cylinders = max(1, min(self.sectors // (HEADS * SECTORS_PER_TRACK), MAX_CYLINDERS))
         self._names = (model, serial, firmware)
+
+    def save_state(self) -> dict[str, Any]:
+        """Return the contents."""
+        return {"image": bytes(self.image)}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `StateError` for the contents of a disk of another size."""
+        image = state.get("image") if isinstance(state, Mapping) else state
+        if not isinstance(image, bytes) or len(image) != len(self.image):
+            there = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
+            raise StateError(f"the image of a disk of {len(self.image)} bytes is not {there}")
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the contents."""
+        self.check_state(state)
+        self.image[:] = state["image"]
 
     def identify(self) -> bytes:
         """Return the answer to IDENTIFY DEVICE."""
@@ -148,8 +172,8 @@ def _identify_string(first: int, count: int, text: str) -> dict[int, int]:
     return dict(enumerate(words, first))
 
 
-class IdeChannel(PcDevice):
-    """A channel with up to one disk, as device 0.
+class IdeChannel(PlacedDevice):
+    """A channel with up to one disk, as device 0. The disk has a state of its own.
 
     Parameters
     ----------
@@ -161,8 +185,30 @@ class IdeChannel(PcDevice):
         First of the eight command block ports, and the port of alternate status and device control.
     """
 
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_registers": None,
+        "_control": range(0x100),
+        "_heads": range(1, 17),
+        "_sectors_per_track": range(1, 0x100),
+        "_multiple": range(max(BLOCK_SIZES) + 1),
+        "_error": range(0x100),
+        "_status": range(0x100),
+        "_interrupting": None,
+        "_transfer": range(WRITE + 1),
+        "_block": ...,
+        "_position": range(1 << 32),
+        "_sector": range(MAX_LBA28_SECTORS + 1),
+        "_remaining": range(0x101),
+        "_sectors_per_block": range(1, max(BLOCK_SIZES) + 1),
+    }
+
     def __init__(
-        self, irq: Irq, disk: AtaDisk | None = None, command_base: int = 0x1F0, control_port: int = 0x3F6
+        self,
+        *,
+        irq: Irq = no_irq,
+        disk: AtaDisk | None = None,
+        command_base: int = 0x1F0,
+        control_port: int = 0x3F6,
     ) -> None:
         super().__init__(Resource.PioAddressRange(command_base, 8), Resource.PioAddressRange(control_port, 1))
         self._irq = irq
@@ -183,8 +229,7 @@ class IdeChannel(PcDevice):
         self._interrupting = False
         self._block = bytearray()  # the data being transferred through the data port
         self._position = 0
-        self._block_done: Callable[[], None] | None = None
-        self._writing = False
+        self._transfer = NOTHING
         self._sector = 0  # first of the block
         self._remaining = 0  # sectors of the command, the block's own included
         self._sectors_per_block = 1
@@ -195,34 +240,48 @@ class IdeChannel(PcDevice):
 
     # Registers
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
         if self._selected is None:
-            return
+            return 0
         if base == self._control_port:
-            data[0] = self._status
-        elif offset == Register.DATA:
-            self._read_data(data)
-        elif offset == Register.ERROR:
-            data[0] = self._error
-        elif offset == Register.STATUS:
-            data[0] = self._status
-            self._set_interrupt(False)
-        else:
-            data[0] = self._registers[offset]
+            return self._status
+        match offset:
+            case Register.DATA:
+                return self._read_data(size)
+            case Register.ERROR:
+                return self._error
+            case Register.STATUS:
+                self._set_interrupt(False)
+                return self._status
+        return self._registers[offset]
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
         if base == self._control_port:
-            released = self._control & ~data[0] & SOFTWARE_RESET
-            self._control = data[0]
+            released = self._control & ~value & SOFTWARE_RESET
+            self._control = value & 0xFF
             if released:
                 self._reset()
             self._drive_irq()
         elif offset == Register.DATA:
-            self._write_data(data)
+            self._write_data(value.to_bytes(size, "little"))
         elif offset != Register.COMMAND:
-            self._registers[offset] = data[0]
-        elif self._disk is not None and (self._selected or data[0] == Command.DIAGNOSTIC):
-            self._execute(self._disk, data[0])
+            self._registers[offset] = value & 0xFF
+        elif self._disk is not None and (self._selected or value & 0xFF == Command.DIAGNOSTIC):
+            self._execute(self._disk, value & 0xFF)
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        if state["transfer"] not in (READ, WRITE):
+            return
+        end, sectors = state["sector"] + state["remaining"], 0 if self._disk is None else self._disk.sectors
+        if end > sectors:
+            raise StateError(f"a transfer that ends before sector {end}, on a disk of {sectors} sectors")
+        size = SECTOR_SIZE * min(state["sectors_per_block"], state["remaining"])
+        if len(state["block"]) != size:
+            raise StateError(f"a block of {len(state['block'])} bytes, in a transfer in blocks of {size}")
+
+    def state_loaded(self) -> None:
+        self._drive_irq()
 
     def _set_interrupt(self, pending: bool) -> None:
         self._interrupting = pending
@@ -236,7 +295,7 @@ class IdeChannel(PcDevice):
     def _execute(self, disk: AtaDisk, command: int) -> None:
         self._error = 0
         self._status = IDLE
-        self._block_done = None
+        self._transfer = NOTHING
         self._set_interrupt(False)
         try:
             self._dispatch(disk, command)
@@ -263,7 +322,7 @@ class IdeChannel(PcDevice):
                 self._write_block(disk)
                 return
             case Command.IDENTIFY:
-                self._offer(disk.identify(), self._finish)
+                self._offer(IDENTITY, disk.identify())
                 return
             case Command.SET_MULTIPLE:
                 if registers[Register.SECTOR_COUNT] not in BLOCK_SIZES:
@@ -271,7 +330,7 @@ class IdeChannel(PcDevice):
                 self._multiple = registers[Register.SECTOR_COUNT]
             case Command.VERIFY_SECTORS | Command.VERIFY_SECTORS_NO_RETRY:
                 self._start_transfer(disk, 1)
-            case Command.INITIALIZE_PARAMETERS:
+            case Command.INITIALIZE_PARAMETERS if registers[Register.SECTOR_COUNT]:
                 self._heads = (registers[Register.DEVICE_HEAD] & 0x0F) + 1
                 self._sectors_per_track = registers[Register.SECTOR_COUNT]
             case Command.DIAGNOSTIC:
@@ -289,11 +348,8 @@ class IdeChannel(PcDevice):
     def _fail(self, error: int) -> None:
         self._error = error
         self._status = IDLE | ERROR
-        self._block_done = None
+        self._transfer = NOTHING
         self._set_interrupt(True)
-
-    def _finish(self) -> None:
-        self._status = IDLE
 
     # Addressing
 
@@ -339,10 +395,9 @@ class IdeChannel(PcDevice):
         return slice(self._sector * SECTOR_SIZE, (self._sector + count) * SECTOR_SIZE)
 
     def _read_block(self, disk: AtaDisk) -> None:
-        self._offer(disk.image[self._block_range()], lambda: self._block_was_read(disk))
+        self._offer(READ, disk.image[self._block_range()])
 
     def _block_was_read(self, disk: AtaDisk) -> None:
-        self._status = IDLE
         self._count_block()
         if self._remaining:
             self._read_block(disk)
@@ -351,13 +406,11 @@ class IdeChannel(PcDevice):
         area = self._block_range()
         self._block = bytearray(area.stop - area.start)
         self._position = 0
-        self._writing = True
-        self._block_done = lambda: self._block_was_written(disk, area)
+        self._transfer = WRITE
         self._status = IDLE | DATA_REQUEST
 
-    def _block_was_written(self, disk: AtaDisk, area: slice) -> None:
-        disk.image[area] = self._block
-        self._status = IDLE
+    def _block_was_written(self, disk: AtaDisk) -> None:
+        disk.image[self._block_range()] = self._block
         self._count_block()
         if self._remaining:
             self._write_block(disk)
@@ -370,29 +423,34 @@ class IdeChannel(PcDevice):
         self._remaining -= count
         self._registers[Register.SECTOR_COUNT] = self._remaining & 0xFF
 
-    def _offer(self, block: bytes | bytearray, done: Callable[[], None]) -> None:
-        """Let the host read a block, and call `done` afterwards."""
+    def _offer(self, transfer: int, block: bytes | bytearray) -> None:
+        """Let the host read a block."""
         self._block = bytearray(block)
         self._position = 0
-        self._writing = False
-        self._block_done = done
+        self._transfer = transfer
         self._status = IDLE | DATA_REQUEST
         self._set_interrupt(True)
 
-    def _read_data(self, data: memoryview) -> None:
-        if self._status & DATA_REQUEST and not self._writing:
-            chunk = self._block[self._position : self._position + len(data)]
-            data[: len(chunk)] = chunk
-            self._advance(len(data))
+    def _read_data(self, size: int) -> int:
+        if self._transfer not in (IDENTITY, READ):
+            return 0
+        chunk = self._block[self._position : self._position + size]
+        self._advance(size)
+        return int.from_bytes(chunk, "little")
 
-    def _write_data(self, data: memoryview) -> None:
-        if self._status & DATA_REQUEST and self._writing:
+    def _write_data(self, data: bytes) -> None:
+        if self._transfer == WRITE:
             room = min(len(data), len(self._block) - self._position)
             self._block[self._position : self._position + room] = data[:room]
             self._advance(len(data))
 
     def _advance(self, size: int) -> None:
         self._position += size
-        if self._position >= len(self._block) and self._block_done is not None:
-            done, self._block_done = self._block_done, None
-            done()
+        if self._position < len(self._block):
+            return
+        transfer, self._transfer = self._transfer, NOTHING
+        self._status = IDLE
+        if self._disk is not None and transfer == READ:
+            self._block_was_read(self._disk)
+        elif self._disk is not None and transfer == WRITE:
+            self._block_was_written(self._disk)

@@ -6,7 +6,8 @@ Specification: QEMU, `hw/char/debugcon.c`; SeaBIOS, `docs/Debugging.md`.
 from __future__ import annotations
 
 from ..resources import Resource
-from ._isa import ByteSink, IsaDevice
+from ._common import ByteSink
+from ._isa import IsaDevice
 
 __all__ = ["DebugConsole"]
 
@@ -24,7 +25,7 @@ class DebugConsole(IsaDevice):
         Its port.
     """
 
-    def __init__(self, sink: ByteSink, port: int = 0x402) -> None:
+    def __init__(self, *, sink: ByteSink, port: int = 0x402) -> None:
         super().__init__(Resource.PioAddressRange(port, 1))
         self._sink = sink
 

@@ -5,7 +5,11 @@ Datasheet: Intel 8237A; Intel 82371AB (PIIX4), "DMA registers", for the ports of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..resources import Resource
+from ..state import Saved
 from ._isa import IsaDevice
 
 __all__ = ["Dma8237", "DmaPages"]
@@ -28,7 +32,15 @@ class Dma8237(IsaDevice):
         address lines are shifted by one.
     """
 
-    def __init__(self, base: int, stride: int = 1) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_words": range(0x10000),
+        "modes": range(0x40),
+        "mask": range(0x10),
+        "_requests": range(0x10),
+        "_high_byte": None,
+    }
+
+    def __init__(self, *, base: int = 0x00, stride: int = 1) -> None:
         super().__init__(Resource.PioAddressRange(base, 16 * stride))
         self._stride = stride
         self._words = [0] * 8  # address and count of each channel
@@ -83,7 +95,9 @@ class Dma8237(IsaDevice):
 class DmaPages(IsaDevice):
     """The page registers: upper address bits of each channel, and scratch. The first one, 0x80, receives POST codes."""
 
-    def __init__(self, base: int = 0x80) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_pages": None}
+
+    def __init__(self, *, base: int = 0x80) -> None:
         super().__init__(Resource.PioAddressRange(base, 16))
         self._pages = bytearray(16)
 

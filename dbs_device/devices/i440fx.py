@@ -5,11 +5,12 @@ Datasheet: Intel 82441FX (PMC).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from ..address import IoAddress
 from ..resources import Resource
-from ._isa import PcDevice
+from ..state import Saved
+from ._isa import PlacedDevice
 from .pci import PciFunction
 
 __all__ = ["HostBridge", "Smram"]
@@ -18,6 +19,7 @@ PAM, PAM_SIZE = 0x59, 7
 SMRAM_CONTROL = 0x72
 SMRAM_COMPATIBLE = 0x02  # the segment at 0xA0000, the only one
 SMRAM_OPEN, SMRAM_CLOSED, SMRAM_LOCKED, SMRAM_ENABLED = 0x40, 0x20, 0x10, 0x08
+SMRAM_UNLOCKED = SMRAM_OPEN | SMRAM_CLOSED | SMRAM_LOCKED | SMRAM_ENABLED  # the writable bits
 
 
 class HostBridge(PciFunction):
@@ -32,11 +34,10 @@ class HostBridge(PciFunction):
         Called with True when the guest opens the RAM behind the VGA memory, and with False when it closes it.
     """
 
-    def __init__(self, show_smram: Callable[[bool], None]) -> None:
+    def __init__(self, *, show_smram: Callable[[bool], object]) -> None:
         super().__init__(0x8086, 0x1237, 0x02, 0x060000, command=0x0006, status=0x0280)
         self.define(PAM, PAM_SIZE, 0, writable=0x33_33_33_33_33_33_30)
-        writable = SMRAM_OPEN | SMRAM_CLOSED | SMRAM_LOCKED | SMRAM_ENABLED
-        self.define(SMRAM_CONTROL, 1, SMRAM_COMPATIBLE, writable=writable)
+        self.define(SMRAM_CONTROL, 1, SMRAM_COMPATIBLE, writable=SMRAM_UNLOCKED)
         self._show_smram = show_smram
         self._smram_shown = False
 
@@ -46,13 +47,15 @@ class HostBridge(PciFunction):
         control = self.config[SMRAM_CONTROL]
         if control & SMRAM_LOCKED:  # until the next reset
             self.define(SMRAM_CONTROL, 1, control & ~SMRAM_OPEN, writable=SMRAM_CLOSED)
+        else:
+            self.define(SMRAM_CONTROL, 1, control, writable=SMRAM_UNLOCKED)
         shown = bool(self.config[SMRAM_CONTROL] & SMRAM_OPEN)
         if shown != self._smram_shown:
             self._smram_shown = shown
             self._show_smram(shown)
 
 
-class Smram(PcDevice):
+class Smram(PlacedDevice):
     """The RAM behind the VGA memory, which is visible while SMRAM is open.
 
     Parameters
@@ -61,12 +64,14 @@ class Smram(PcDevice):
         Its address, and its size in bytes.
     """
 
-    def __init__(self, base: int = 0xA0000, size: int = 0x20000) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_memory": None}
+
+    def __init__(self, *, base: int = 0xA0000, size: int = 0x20000) -> None:
         super().__init__(Resource.MmioAddressRange(base, size))
         self._memory = bytearray(size)
 
-    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        data[:] = self._memory[offset : offset + len(data)]
+    def load(self, base: int, offset: int, size: int) -> int:
+        return int.from_bytes(self._memory[offset : offset + size], "little")
 
-    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        self._memory[offset : offset + len(data)] = data
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
+        self._memory[offset : offset + size] = value.to_bytes(size, "little")

@@ -7,10 +7,12 @@ chip is an Intel 8042.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from ..resources import Resource
-from ._common import Irq
+from ..state import Saved
+from ._common import Irq, no_irq
 from ._isa import IsaDevice
 from .ps2_keyboard import BREAK, Ps2Keyboard
 
@@ -61,8 +63,8 @@ class I8042(IsaDevice):
 
     Parameters
     ----------
-    irq1, irq12 : callable
-        The interrupt lines of the keyboard and of the auxiliary port.
+    irq, aux_irq : callable
+        The interrupt lines of the keyboard and of the auxiliary port: on a PC, 1 and 12.
     reset : callable
         Called when the guest asserts the processor's reset line.
 
@@ -72,19 +74,30 @@ class I8042(IsaDevice):
         The keyboard.
     """
 
-    def __init__(self, irq1: Irq, irq12: Irq, reset: Callable[[], None]) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_memory": None,
+        "_status": range(0x100),
+        "_output": range(0x100),
+        "_answers": [range(0x10000)],
+        "_parameter_of": (None, range(0x100)),
+        "_breaking": None,
+        "_a20": range(0x100),
+        "keyboard": None,
+    }
+
+    def __init__(self, *, irq: Irq = no_irq, aux_irq: Irq = no_irq, reset: Callable[[], object]) -> None:
         super().__init__(Resource.PioAddressRange(DATA_PORT, 1), Resource.PioAddressRange(COMMAND_PORT, 1))
-        self._irq1 = irq1
-        self._irq12 = irq12
+        self._irq = irq
+        self._aux_irq = aux_irq
         self._reset = reset
         self._memory = bytearray(32)  # the first byte is the command byte
         self._status = NOT_INHIBITED
         self._output = 0
-        self._answers: deque[tuple[int, int]] = deque()  # the controller's own bytes, with their status bits
+        self._answers: deque[int] = deque()  # the controller's own bytes, with their status bits above
         self._parameter_of: int | None = None
         self._breaking = False  # the keyboard has sent a release prefix
         self._a20 = OUTPUT_A20
-        self.keyboard = Ps2Keyboard(self._fill_output)
+        self.keyboard = Ps2Keyboard(data_ready=self._fill_output)
 
     @property
     def _command_byte(self) -> int:
@@ -118,6 +131,9 @@ class I8042(IsaDevice):
             self.keyboard.write(value)
         else:
             self._take_parameter(command, value)
+
+    def state_loaded(self) -> None:
+        self._update_irqs()
 
     def _execute(self, command: int) -> None:
         match command:
@@ -171,7 +187,7 @@ class I8042(IsaDevice):
         return OUTPUT_NOT_RESET | self._a20 | full
 
     def _answer(self, value: int, status: int = 0) -> None:
-        self._answers.append((value, status))
+        self._answers.append(status << 8 | value)
         self._fill_output()
 
     def _fill_output(self) -> None:
@@ -179,7 +195,7 @@ class I8042(IsaDevice):
         if self._status & OUTPUT_FULL:
             return
         if self._answers:
-            self._output, status = self._answers.popleft()
+            status, self._output = divmod(self._answers.popleft(), 0x100)
             self._status |= OUTPUT_FULL | status
         else:
             value = self._next_from_keyboard()
@@ -204,5 +220,5 @@ class I8042(IsaDevice):
 
     def _update_irqs(self) -> None:
         full, aux = self._status & OUTPUT_FULL, self._status & AUX_DATA
-        self._irq1(bool(full and not aux and self._command_byte & KEYBOARD_IRQ))
-        self._irq12(bool(full and aux and self._command_byte & AUX_IRQ))
+        self._irq(bool(full and not aux and self._command_byte & KEYBOARD_IRQ))
+        self._aux_irq(bool(full and aux and self._command_byte & AUX_IRQ))

@@ -5,9 +5,12 @@ Datasheet: Intel 82093AA.
 
 from __future__ import annotations
 
-from ..address import IoAddress
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..resources import Resource
-from ._isa import PcDevice, load, store
+from ..state import Saved
+from ._isa import PlacedDevice
 
 __all__ = ["IoApic"]
 
@@ -21,7 +24,7 @@ ID_WRITABLE = 0x0F00_0000
 REDIRECTION_WRITABLE = (0x0001_AFFF, 0xFF00_0000)  # lower and upper half of an entry
 
 
-class IoApic(PcDevice):
+class IoApic(PlacedDevice):
     """The select register and the data window.
 
     Parameters
@@ -30,23 +33,28 @@ class IoApic(PcDevice):
         Its address.
     """
 
-    def __init__(self, base: int = 0xFEC0_0000) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_select": range(0x100),
+        "_id": range(1 << 32),
+        "_redirection": range(1 << 32),
+    }
+
+    def __init__(self, *, base: int = 0xFEC0_0000) -> None:
         super().__init__(Resource.MmioAddressRange(base, 0x1000))
         self._select = 0
         self._id = 0
         self._redirection = [MASKED, 0] * INPUTS
 
-    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def load(self, base: int, offset: int, size: int) -> int:
         if offset == SELECT:
-            store(data, self._select)
-        elif offset == WINDOW:
-            store(data, self._read_selected())
+            return self._select
+        return self._read_selected() if offset == WINDOW else 0
 
-    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
         if offset == SELECT:
-            self._select = data[0]
+            self._select = value & 0xFF
         elif offset == WINDOW:
-            self._write_selected(load(data))
+            self._write_selected(value)
 
     def _read_selected(self) -> int:
         entry = self._select - REDIRECTION

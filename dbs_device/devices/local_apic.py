@@ -6,12 +6,16 @@ controller".
 
 from __future__ import annotations
 
-from ..address import IoAddress
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..resources import Resource
-from ._isa import PcDevice, load, store
+from ..state import Saved
+from ._isa import PlacedDevice
 
 __all__ = ["LocalApic"]
 
+SIZE = 0x1000
 REGISTER_STRIDE = 0x10  # registers are 32 bits wide and aligned to 16 bytes
 
 ID, VERSION, TASK_PRIORITY, LOGICAL_DESTINATION, DESTINATION_FORMAT = 0x20, 0x30, 0x80, 0xD0, 0xE0
@@ -46,7 +50,7 @@ RESET = {
 }
 
 
-class LocalApic(PcDevice):
+class LocalApic(PlacedDevice):
     """The register page; the timer does not count.
 
     Parameters
@@ -55,16 +59,18 @@ class LocalApic(PcDevice):
         Its address.
     """
 
-    def __init__(self, base: int = 0xFEE0_0000) -> None:
-        super().__init__(Resource.MmioAddressRange(base, 0x1000))
-        self._registers = dict(RESET)
+    saved: ClassVar[Mapping[str, Saved]] = {"_registers": range(1 << 32)}
 
-    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        within = offset % REGISTER_STRIDE
-        if within < 4:
-            store(data, self._registers.get(offset - within, 0) >> 8 * within)
+    def __init__(self, *, base: int = 0xFEE0_0000) -> None:
+        super().__init__(Resource.MmioAddressRange(base, SIZE))
+        self._registers = [RESET.get(offset, 0) for offset in range(0, SIZE, REGISTER_STRIDE)]
 
-    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def load(self, base: int, offset: int, size: int) -> int:
+        register, within = divmod(offset, REGISTER_STRIDE)
+        return self._registers[register] >> 8 * within
+
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
         writable = WRITABLE.get(offset, 0)
-        if writable and len(data) == 4:  # nothing else is defined
-            self._registers[offset] = self._registers.get(offset, 0) & ~writable | load(data) & writable
+        if writable and size == 4:  # nothing else is defined
+            register = offset // REGISTER_STRIDE
+            self._registers[register] = self._registers[register] & ~writable | value & writable

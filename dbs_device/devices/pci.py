@@ -5,13 +5,14 @@ Specification: PCI Local Bus Specification 2.1, chapters 3.2.2.3.2 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from ..address import PioAddress
 from ..resources import Resource
-from ._isa import PcDevice, load, store
+from ..state import AttributeState, Saved
+from ._isa import PlacedDevice
 
-__all__ = ["PciConfigPorts", "PciFunction"]
+__all__ = ["PciBus", "PciConfigPorts", "PciFunction"]
 
 VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION, CLASS = 0x00, 0x02, 0x04, 0x06, 0x08, 0x09
 HEADER_TYPE, FIRST_BAR, INTERRUPT_LINE, INTERRUPT_PIN = 0x0E, 0x10, 0x3C, 0x3D
@@ -33,7 +34,7 @@ Location = tuple[int, int, int]
 """Bus, device and function."""
 
 
-class PciFunction:
+class PciFunction(AttributeState):
     """A function's 256 bytes of configuration space: the standard header, and the registers of a subclass.
 
     Every byte has a mask of writable bits, and one of write-1-to-clear bits.
@@ -49,6 +50,8 @@ class PciFunction:
     header_type : int
         0, or MULTI_FUNCTION for function 0 of a device with several.
     """
+
+    saved: ClassVar[Mapping[str, Saved]] = {"config": None}
 
     def __init__(
         self,
@@ -93,46 +96,74 @@ class PciFunction:
         self.define(FIRST_BAR + 4 * index, 4, flags, writable=-size & 0xFFFF_FFFF)
 
     def load(self, offset: int, size: int) -> int:
-        """Return a register's value."""
+        """Return a register's value: serve a configuration read."""
         return int.from_bytes(self.config[offset : offset + size], "little")
 
-    def read(self, offset: int, data: memoryview) -> None:
-        """Serve a configuration read."""
-        data[:] = self.config[offset : offset + len(data)]
-
-    def write(self, offset: int, data: memoryview) -> None:
+    def store(self, offset: int, size: int, value: int) -> None:
         """Serve a configuration write, then notify the subclass."""
-        for position, value in enumerate(data, offset):
+        for position, byte in enumerate(value.to_bytes(size, "little"), offset):
             writable = self._writable[position]
-            kept = self.config[position] & ~writable & ~(value & self._clearable[position])
-            self.config[position] = kept | value & writable
-        self.written(range(offset, offset + len(data)))
+            kept = self.config[position] & ~writable & ~(byte & self._clearable[position])
+            self.config[position] = kept | byte & writable
+        self.written(range(offset, offset + size))
 
     def written(self, offsets: range) -> None:
         """React to a write of registers."""
 
+    def state_loaded(self) -> None:
+        self.written(range(len(self.config)))
 
-class PciConfigPorts(PcDevice):
-    """The address port and the data ports of bus 0, with the functions behind them.
+
+class PciBus(AttributeState):
+    """The functions of a machine, of all its buses."""
+
+    saved: ClassVar[Mapping[str, Saved]] = {"_functions": None}
+
+    def __init__(self) -> None:
+        self._by_location: dict[Location, PciFunction] = {}
+        self._functions: dict[str, PciFunction] = {}  # the same, by names for the state
+
+    def plug(self, location: Location, function: PciFunction) -> None:
+        """Add a function at (bus, device, function); `ValueError` if there already is one."""
+        if location in self._by_location:
+            raise ValueError(f"there already is a PCI function at {location}")
+        self._by_location[location] = function
+        self._functions["{:02x}:{:02x}.{}".format(*location)] = function
+
+    def at(self, location: Location) -> PciFunction | None:
+        """Return the function at (bus, device, function), or None."""
+        return self._by_location.get(location)
+
+
+class PciConfigPorts(PlacedDevice):
+    """The address port and the data ports, with the functions behind them.
 
     Parameters
     ----------
     reset : callable
         Called when the guest resets the processor through port 0xCF9.
+    bus : PciBus, optional
+        The functions; by default, there is none until `plug` adds them.
+
+    Attributes
+    ----------
+    bus : PciBus
+        The functions.
     """
 
-    def __init__(self, reset: Callable[[], None]) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_address": range(1 << 32),
+        "_reset_control": range(0x100),
+        "bus": None,
+    }
+
+    def __init__(self, *, reset: Callable[[], object], bus: PciBus | None = None) -> None:
         super().__init__(Resource.PioAddressRange(0xCF8, 8))
         self._reset = reset
         self._address = 0
         self._reset_control = 0
-        self._functions: dict[Location, PciFunction] = {}
-
-    def plug(self, location: Location, function: PciFunction) -> None:
-        """Add a function at (bus, device, function); `ValueError` if there already is one."""
-        if location in self._functions:
-            raise ValueError(f"there already is a PCI function at {location}")
-        self._functions[location] = function
+        self.bus = PciBus() if bus is None else bus
+        self.plug = self.bus.plug
 
     def _selected(self) -> tuple[PciFunction | None, int]:
         """Return the function that the address register selects, and the offset of its doubleword."""
@@ -140,31 +171,26 @@ class PciConfigPorts(PcDevice):
         if not address & ENABLE:
             return None, 0
         location = (address >> 16 & 0xFF, address >> 11 & 0x1F, address >> 8 & 0x07)
-        return self._functions.get(location), address & 0xFC
+        return self.bus.at(location), address & 0xFC
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
+        if offset >= DATA:
+            function, register = self._selected()
+            # -1: a master abort, since no function responds.
+            return -1 if function is None else function.load(register + offset - DATA, size)
+        if offset == 0 and size == 4:  # narrower accesses are not configuration cycles
+            return self._address
+        return self._reset_control if offset == RESET_CONTROL and size == 1 else -1
+
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
         if offset >= DATA:
             function, register = self._selected()
             if function is not None:
-                function.read(register + offset - DATA, data)
-            else:
-                data[:] = b"\xff" * len(data)  # master abort: no function responds
-        elif offset == 0 and len(data) == 4:  # narrower accesses are not configuration cycles
-            store(data, self._address)
-        elif offset == RESET_CONTROL and len(data) == 1:
-            data[0] = self._reset_control
-        else:
-            data[:] = b"\xff" * len(data)
-
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
-        if offset >= DATA:
-            function, register = self._selected()
-            if function is not None:
-                function.write(register + offset - DATA, data)
-        elif offset == 0 and len(data) == 4:
-            self._address = load(data) & ADDRESS_WRITABLE
-        elif offset == RESET_CONTROL and len(data) == 1:
-            pulsed = data[0] & ~self._reset_control & RESET_CPU
-            self._reset_control = data[0] & 0x06
+                function.store(register + offset - DATA, size, value)
+        elif offset == 0 and size == 4:
+            self._address = value & ADDRESS_WRITABLE
+        elif offset == RESET_CONTROL and size == 1:
+            pulsed = value & ~self._reset_control & RESET_CPU
+            self._reset_control = value & 0x06
             if pulsed:
                 self._reset()

@@ -5,7 +5,11 @@ Datasheets: Intel 8259A; Intel 82371AB (PIIX4), "Interrupt controller registers"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..resources import Resource
+from ..state import Saved
 from ._common import Irq, no_irq
 from ._isa import IsaDevice
 
@@ -16,6 +20,7 @@ COMMAND = 0  # the even port; the odd one is the mask and the initialisation wor
 ICW1 = 0x10
 ICW1_ICW4_NEEDED = 0x01
 ICW1_SINGLE = 0x02
+ICW2, ICW3, ICW4 = 2, 3, 4
 ICW4_AUTO_EOI = 0x02
 OCW3 = 0x08
 OCW3_READ_SELECT = 0x02
@@ -34,15 +39,31 @@ class Pic8259(IsaDevice):
 
     Parameters
     ----------
+    irq : callable
+        Its interrupt output, called with the level when it changes.
     base : int
         First of its two ports.
-    output : callable
-        Its interrupt output, called with the level when it changes.
     """
 
-    def __init__(self, base: int, output: Irq) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_lines": range(0x100),
+        "level_triggered": range(0x100),
+        "_latched": range(0x100),
+        "in_service": range(0x100),
+        "mask": range(0x100),
+        "vector_base": range(0x100),
+        "_lowest_priority": range(8),
+        "_auto_eoi": None,
+        "_rotate_on_auto_eoi": None,
+        "_special_mask": None,
+        "_read_in_service": None,
+        "_poll": None,
+        "_expected": [range(ICW2, ICW4 + 1)],
+    }
+
+    def __init__(self, *, irq: Irq = no_irq, base: int = 0x20) -> None:
         super().__init__(Resource.PioAddressRange(base, 2))
-        self._output = output
+        self._irq = irq
         self._output_level = False
         self._lines = 0  # levels of the inputs
         self.level_triggered = 0  # level-triggered inputs, by ELCR
@@ -62,7 +83,7 @@ class Pic8259(IsaDevice):
         self._special_mask = False
         self._read_in_service = False
         self._poll = False
-        self._expected: list[str] = []  # initialisation words still expected on the odd port
+        self._expected: list[int] = []  # initialisation words still expected on the odd port
 
     @property
     def requests(self) -> int:
@@ -114,11 +135,11 @@ class Pic8259(IsaDevice):
             self._write_odd(value)
         elif value & ICW1:
             self._initialize()
-            self._expected = ["ICW2"]
+            self._expected = [ICW2]
             if not value & ICW1_SINGLE:
-                self._expected.append("ICW3")
+                self._expected.append(ICW3)
             if value & ICW1_ICW4_NEEDED:
-                self._expected.append("ICW4")
+                self._expected.append(ICW4)
         elif value & OCW3:
             self._write_ocw3(value)
         else:
@@ -130,9 +151,9 @@ class Pic8259(IsaDevice):
             self.mask = value
             return
         word = self._expected.pop(0)
-        if word == "ICW2":
+        if word == ICW2:
             self.vector_base = value & 0xF8
-        elif word == "ICW4":
+        elif word == ICW4:
             self._auto_eoi = bool(value & ICW4_AUTO_EOI)
         # ICW3 describes the cascade, which is wired in a PC.
 
@@ -177,11 +198,15 @@ class Pic8259(IsaDevice):
             return None
         return request
 
+    def state_loaded(self) -> None:
+        self._output_level = self._highest_request() is not None
+        self._irq(self._output_level)
+
     def _update(self) -> None:
         level = self._highest_request() is not None
         if level != self._output_level:
             self._output_level = level
-            self._output(level)
+            self._irq(level)
 
 
 class PicPair:
@@ -203,12 +228,13 @@ class PicPair:
     def __init__(self, *, irq: Irq = no_irq) -> None:
         self._irq = irq
         self.interrupting = False
-        self.master = Pic8259(0x20, self._set_intr)
-        self.slave = Pic8259(0xA0, lambda level: self.master.set_line(CASCADE, level))
+        self.master = Pic8259(irq=self._set_intr)
+        self.slave = Pic8259(irq=lambda level: self.master.set_line(CASCADE, level), base=0xA0)
 
     def _set_intr(self, level: bool) -> None:
-        self.interrupting = level
-        self._irq(level)
+        if level != self.interrupting:
+            self.interrupting = level
+            self._irq(level)
 
     def line(self, irq: int) -> Irq:
         """Return the function that sets an interrupt line, 0..15."""
@@ -228,7 +254,7 @@ class Elcr(IsaDevice):
 
     WRITABLE = (0xF8, 0xDE)
 
-    def __init__(self, pics: PicPair, base: int = 0x4D0) -> None:
+    def __init__(self, *, pics: PicPair, base: int = 0x4D0) -> None:
         super().__init__(Resource.PioAddressRange(base, 2))
         self._pics = (pics.master, pics.slave)
 

@@ -55,7 +55,7 @@ class PowerManagement(PciFunction):
         Called with the base port of the ACPI registers when it has changed, or with None if they are disabled.
     """
 
-    def __init__(self, move: Callable[[int | None], None]) -> None:
+    def __init__(self, *, move: Callable[[int | None], object]) -> None:
         super().__init__(INTEL, 0x7113, 0x03, 0x068000, status=STATUS)
         self.define(INTERRUPT_PIN, 1, 1)
         self.define(PM_BASE, 4, BAR_IO_SPACE, writable=PM_BASE_WRITABLE)

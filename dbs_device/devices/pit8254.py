@@ -5,10 +5,13 @@ Datasheet: Intel 8254.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from ..clock import NS_PER_SECOND, Clock, Timer
+from ..clock import NS_PER_SECOND, Clock
 from ..resources import Resource
+from ..state import AttributeState, Saved
+from ._common import TIMES, Irq
 from ._isa import IsaDevice
 
 __all__ = ["PIT_FREQUENCY", "Counter", "Pit8254"]
@@ -38,7 +41,7 @@ def _duration(ticks: int) -> int:
     return -(-ticks * NS_PER_SECOND // PIT_FREQUENCY)
 
 
-class Counter:
+class Counter(AttributeState):
     """One counter. Its count is computed from the time since it was started.
 
     A new count takes effect at once, also in the periodic modes, where the chip would finish its period.
@@ -51,10 +54,24 @@ class Counter:
         Called at each rising edge of OUT; without it, no timer is set.
     """
 
-    def __init__(self, clock: Clock, output: Callable[[], None] | None = None) -> None:
-        self._clock = clock
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "mode": range(6),
+        "_access": range(1, 4),
+        "_bcd": None,
+        "_gate": None,
+        "_reload": range(1, 0x10001),
+        "_started": (None, TIMES),
+        "_held": (None, TIMES),
+        "_low_byte": (None, range(0x100)),
+        "_latched": [range(0x100)],
+        "_latched_status": (None, range(0x100)),
+        "_high_byte_next": None,
+        "_edge": None,
+    }
+
+    def __init__(self, clock: Clock, output: Callable[[], object] | None = None) -> None:
         self._output = output
-        self._edge: Timer | None = None
+        self._edge = clock.timer(self._rise)
         self._gate = True
         self._reload = 0x10000
         self.set_mode(BOTH_BYTES << 4 | RATE_GENERATOR << 1)
@@ -71,7 +88,7 @@ class Counter:
         self._latched: list[int] = []  # bytes for the next reads
         self._latched_status: int | None = None
         self._high_byte_next = False
-        self._cancel_edge()
+        self._edge.cancel()
 
     def write(self, value: int, now: int) -> None:
         """Accept a byte of the count; after the last one, the counter starts, or waits for its gate."""
@@ -170,14 +187,9 @@ class Counter:
             self._high_byte_next = not self._high_byte_next
         return self.count(now) >> 8 if high else self.count(now) & 0xFF
 
-    def _cancel_edge(self) -> None:
-        if self._edge is not None:
-            self._edge.cancel()
-            self._edge = None
-
     def _schedule_edge(self, now: int) -> None:
         """Set the timer for the next rising edge of OUT."""
-        self._cancel_edge()
+        self._edge.cancel()
         if self._output is None or self._started is None or self._held is not None:
             return
         ticks = self._ticks(now)
@@ -187,7 +199,7 @@ class Counter:
             due = self._reload
         else:
             return
-        self._edge = self._clock.call_at(self._started + _duration(due), self._rise)
+        self._edge.set(self._started + _duration(due))
 
     def _rise(self, now: int) -> None:
         # Missed edges are merged with this one: the guest has had no time to see them.
@@ -203,16 +215,25 @@ class Pit8254(IsaDevice):
     ----------
     clock : Clock
         The machine's time.
-    irq0 : callable
-        Called at each rising edge of the first counter's output.
+    irq : callable
+        The interrupt line, on the first counter's output: at each of its rising edges, the line falls and rises. It
+        stays high, since falling before the acknowledge would withdraw the request.
     base : int
         First of its four ports.
     """
 
-    def __init__(self, clock: Clock, irq0: Callable[[], None], base: int = 0x40) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"counters": None}
+
+    def __init__(self, *, clock: Clock, irq: Irq | None = None, base: int = 0x40) -> None:
         super().__init__(Resource.PioAddressRange(base, 4))
         self._clock = clock
-        self.counters = (Counter(clock, irq0), Counter(clock), Counter(clock))
+        self._irq = irq
+        self.counters = (Counter(clock, None if irq is None else self._make_edge), Counter(clock), Counter(clock))
+
+    def _make_edge(self) -> None:
+        assert self._irq is not None
+        self._irq(False)
+        self._irq(True)
 
     def in8(self, base: int, offset: int) -> int:
         return 0xFF if offset == CONTROL else self.counters[offset].read(self._clock.now())

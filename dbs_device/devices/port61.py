@@ -5,8 +5,12 @@ Datasheet: Intel 82371AB (PIIX4), "NMISC, NMI status and control"; IBM PC/AT Tec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..clock import Clock
 from ..resources import Resource
+from ..state import Saved
 from ._isa import IsaDevice
 from .pit8254 import Pit8254
 
@@ -34,7 +38,9 @@ class SystemControlPortB(IsaDevice):
         Its port.
     """
 
-    def __init__(self, clock: Clock, pit: Pit8254, port: int = 0x61) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_control": range(0x10)}
+
+    def __init__(self, *, clock: Clock, pit: Pit8254, port: int = 0x61) -> None:
         super().__init__(Resource.PioAddressRange(port, 1))
         self._clock = clock
         self._counter = pit.counters[SPEAKER_COUNTER]

@@ -5,9 +5,11 @@ Datasheet: IBM PS/2 Hardware Interface Technical Reference, "System Control Port
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from ..resources import Resource
+from ..state import Saved
 from ._isa import IsaDevice
 
 __all__ = ["SystemControlPortA"]
@@ -29,7 +31,9 @@ class SystemControlPortA(IsaDevice):
         Its port.
     """
 
-    def __init__(self, reset: Callable[[], None], port: int = 0x92) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_value": range(4)}
+
+    def __init__(self, *, reset: Callable[[], object], port: int = 0x92) -> None:
         super().__init__(Resource.PioAddressRange(port, 1))
         self._reset = reset
         self._value = 0

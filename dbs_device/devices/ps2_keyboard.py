@@ -6,7 +6,10 @@ Datasheet: IBM PS/2 Hardware Interface Technical Reference, "Keyboard (101- and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from ..state import AttributeState, Saved
 
 __all__ = ["BREAK", "Ps2Keyboard"]
 
@@ -28,7 +31,7 @@ CODES = bytes.fromhex(
 )
 
 
-class Ps2Keyboard:
+class Ps2Keyboard(AttributeState):
     """A keyboard that uses scan code set 2.
 
     Parameters
@@ -37,7 +40,16 @@ class Ps2Keyboard:
         Called when a byte is available (`next_byte`).
     """
 
-    def __init__(self, data_ready: Callable[[], None]) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_queue": [range(0x100)],
+        "_last_sent": range(0x100),
+        "_command": (None, range(0x100)),
+        "_scan_code_set": range(4),
+        "leds": range(0x100),
+        "scanning": None,
+    }
+
+    def __init__(self, *, data_ready: Callable[[], object]) -> None:
         self._data_ready = data_ready
         self._queue: deque[int] = deque()
         self._last_sent = 0

@@ -6,11 +6,13 @@ Datasheet: National Semiconductor PC16550D.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from ..resources import Resource
-from ._common import Irq
-from ._isa import ByteSink, IsaDevice
+from ..state import Saved
+from ._common import ByteSink, Irq, no_irq
+from ._isa import IsaDevice
 
 __all__ = ["Uart16550"]
 
@@ -57,7 +59,21 @@ class Uart16550(IsaDevice):
         First of its eight ports.
     """
 
-    def __init__(self, sink: ByteSink, irq: Irq, base: int = 0x3F8) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_divisor": range(0x10000),
+        "_interrupt_enable": range(0x10),
+        "_fifo_control": range(0x100),
+        "_line_control": range(0x100),
+        "_modem_control": range(0x20),
+        "_scratch": range(0x100),
+        "_received": [range(0x100)],
+        "_overrun": None,
+        "_transmitter_empty_pending": None,
+        "_modem_lines": range(0x100),
+        "_modem_changes": range(0x10),
+    }
+
+    def __init__(self, *, sink: ByteSink, irq: Irq = no_irq, base: int = 0x3F8) -> None:
         super().__init__(Resource.PioAddressRange(base, 8))
         self._sink = sink
         self._irq = irq
@@ -187,6 +203,9 @@ class Uart16550(IsaDevice):
         if enabled & ENABLE_MODEM_STATUS and self._modem_changes:
             return ID_MODEM_STATUS
         return ID_NONE
+
+    def state_loaded(self) -> None:
+        self._update_irq()
 
     def _update_irq(self) -> None:
         connected = self._modem_control & MODEM_OUT2 and not self._modem_control & MODEM_LOOPBACK

@@ -5,9 +5,12 @@ Specification: Bochs, `vbe_display_api.txt`; QEMU, `hw/display/bochs-display.c`.
 
 from __future__ import annotations
 
-from ..address import PioAddress
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..resources import Resource
-from ._isa import PcDevice, load, store
+from ..state import Saved
+from ._isa import PlacedDevice
 
 __all__ = ["VbeDispi"]
 
@@ -17,7 +20,7 @@ REGISTERS = 11
 NO_VERSION = 0xB000
 
 
-class VbeDispi(PcDevice):
+class VbeDispi(PlacedDevice):
     """The interface's registers.
 
     Software requests a version of the interface by writing it to the ID register, and checks whether it reads it back.
@@ -30,20 +33,21 @@ class VbeDispi(PcDevice):
         The index port.
     """
 
-    def __init__(self, base: int = 0x1CE) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {"_index": range(0x10000), "_registers": range(0x10000)}
+
+    def __init__(self, *, base: int = 0x1CE) -> None:
         super().__init__(Resource.PioAddressRange(base, 3))  # two 16-bit ports, one apart
         self._index = 0
         self._registers = [0] * REGISTERS
         self._registers[ID] = NO_VERSION
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
         if offset == INDEX:
-            store(data, self._index)
-        elif self._index < REGISTERS:
-            store(data, self._registers[self._index])
+            return self._index
+        return self._registers[self._index] if self._index < REGISTERS else 0
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
         if offset == INDEX:
-            self._index = load(data)
+            self._index = value & 0xFFFF
         elif self._index != ID and self._index < REGISTERS:
-            self._registers[self._index] = load(data)
+            self._registers[self._index] = value & 0xFFFF

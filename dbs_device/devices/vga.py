@@ -5,13 +5,17 @@ Datasheet: IBM PS/2 Hardware Interface Technical Reference, "Video subsystem"; t
 
 from __future__ import annotations
 
-from ..address import IoAddress
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ..clock import Clock
 from ..resources import DeviceResources, Resource
+from ..state import Saved
 from ._isa import IsaDevice
 
 __all__ = ["Vga"]
 
+PORTS = 0x20
 PLANE_SIZE = 0x10000
 WINDOW_BASE, WINDOW_SIZE = 0xA0000, 0x20000
 
@@ -65,13 +69,32 @@ class Vga(IsaDevice):
         The machine's time, for the retrace.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_planes": None,
+        "_latches": range(0x100),
+        "_indexes": None,
+        "_sequencer": None,
+        "_graphics": None,
+        "_crtc": None,
+        "_attributes": None,
+        "_attribute_index": range(0x40),
+        "_attribute_data_next": None,
+        "_miscellaneous": range(0x100),
+        "_feature": range(0x100),
+        "palette": None,
+        "_dac_mask": range(0x100),
+        "_dac_read": range(3 * 256),
+        "_dac_write": range(3 * 256),
+        "_dac_reading": None,
+    }
+
+    def __init__(self, *, clock: Clock) -> None:
         self.memory_window = DeviceResources([Resource.MmioAddressRange(WINDOW_BASE, WINDOW_SIZE)])
-        super().__init__(Resource.PioAddressRange(0x3C0, 0x20), *self.memory_window)
+        super().__init__(Resource.PioAddressRange(0x3C0, PORTS), *self.memory_window)
         self._clock = clock
         self._planes = tuple(bytearray(PLANE_SIZE) for _ in range(4))
         self._latches = [0, 0, 0, 0]
-        self._indexes = dict.fromkeys((Port.SEQUENCER_INDEX, Port.GRAPHICS_INDEX, Port.CRTC_INDEX), 0)
+        self._indexes = bytearray(PORTS)  # of each index port
         self._sequencer, self._graphics, self._crtc = bytearray(8), bytearray(16), bytearray(32)
         self._banks = {Port.SEQUENCER: self._sequencer, Port.GRAPHICS: self._graphics, Port.CRTC: self._crtc}
         self._attributes = bytearray(32)
@@ -96,7 +119,7 @@ class Vga(IsaDevice):
             case Port.SEQUENCER_INDEX | Port.GRAPHICS_INDEX | Port.CRTC_INDEX:
                 return self._indexes[offset]
             case Port.SEQUENCER | Port.GRAPHICS | Port.CRTC:
-                return self._banks[offset][self._indexes[offset - 1]]
+                return self._banks[offset][self._index(offset)]
             case Port.DAC_MASK:
                 return self._dac_mask
             case Port.DAC_STATE:
@@ -131,9 +154,9 @@ class Vga(IsaDevice):
             case Port.SEQUENCER_INDEX | Port.GRAPHICS_INDEX | Port.CRTC_INDEX:
                 self._indexes[offset] = value & len(self._banks[offset + 1]) - 1
             case Port.CRTC:
-                self._write_crtc(self._indexes[Port.CRTC_INDEX], value)
+                self._write_crtc(self._index(offset), value)
             case Port.SEQUENCER | Port.GRAPHICS:
-                self._banks[offset][self._indexes[offset - 1]] = value
+                self._banks[offset][self._index(offset)] = value
                 self._update_memory_mode()
             case Port.DAC_MASK:
                 self._dac_mask = value
@@ -148,6 +171,13 @@ class Vga(IsaDevice):
                 self._dac_write = (self._dac_write + 1) % len(self.palette)
             case Port.FEATURE_WRITE:
                 self._feature = value
+
+    def _index(self, offset: int) -> int:
+        """Return the index of the register behind a data port."""
+        return self._indexes[offset - 1] % len(self._banks[offset])
+
+    def state_loaded(self) -> None:
+        self._update_memory_mode()
 
     def _write_crtc(self, index: int, value: int) -> None:
         if index <= OVERFLOW and self._crtc[RETRACE_END] & PROTECT:
@@ -176,21 +206,24 @@ class Vga(IsaDevice):
         self._plain_write = unchanged == (0, 0, 0) and graphics[BIT_MASK] == 0xFF
         self._plain_text = self._plain_write and self._odd_even and self._map_mask == TEXT_PLANES
 
-    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
         address = offset - self._map_base
-        if self._plain_text and not address & 1 and len(data) == 2 and 0 <= address < self._map_size:
+        if self._plain_text and not address & 1 and size == 2 and 0 <= address < self._map_size:
             # Fast path for a character with its attribute: nearly all writes are of this kind.
             address &= PLANE_SIZE - 1
-            self._planes[0][address], self._planes[1][address] = data
+            self._planes[0][address], self._planes[1][address] = value & 0xFF, value >> 8
             return
-        for position, value in enumerate(data, address):
-            if 0 <= position < self._map_size:
-                self._write_byte(position, value)
+        for position in range(size):
+            if 0 <= address + position < self._map_size:
+                self._write_byte(address + position, value >> 8 * position & 0xFF)
 
-    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
-        for position in range(len(data)):
+    def load(self, base: int, offset: int, size: int) -> int:
+        value = 0
+        for position in range(size):
             address = offset - self._map_base + position
-            data[position] = self._read_byte(address) if 0 <= address < self._map_size else 0xFF
+            byte = self._read_byte(address) if 0 <= address < self._map_size else 0xFF
+            value |= byte << 8 * position
+        return value
 
     def _write_byte(self, address: int, value: int) -> None:
         planes = self._map_mask

@@ -16,10 +16,11 @@ from ..memory import GuestMemory
 from ..state import AttributeState
 from .virtqueue import Chain, Virtqueue, VirtqueueError
 
-__all__ = ["EVENT_IDX", "INDIRECT_DESC", "VERSION_1", "VirtioDevice"]
+__all__ = ["EVENT_IDX", "INDIRECT_DESC", "VERSION_1", "VirtioDevice", "with_word", "word_of"]
 
 INDIRECT_DESC, EVENT_IDX, VERSION_1 = 1 << 28, 1 << 29, 1 << 32  # features of every device
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED = 0x01, 0x02, 0x04, 0x08, 0x40, 0x80
+U32 = 0xFFFF_FFFF
 USED_BUFFERS, CONFIGURATION_CHANGED = 1, 2  # reasons of an interrupt
 
 logger = logging.getLogger("dbs_device.devices.virtio")
@@ -268,3 +269,13 @@ class VirtioDevice(AttributeState, ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
+
+
+def word_of(value: int, select: int) -> int:
+    """Return the word of 32 bits with a number, of a value that has two; 0 for any other number."""
+    return value >> 32 * select & U32 if select < 2 else 0
+
+
+def with_word(value: int, select: int, word: int) -> int:
+    """Return a value of 64 bits with one word replaced; the value itself if it does not have that word."""
+    return value & ~(U32 << 32 * select) | word << 32 * select if select < 2 else value

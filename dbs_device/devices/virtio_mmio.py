@@ -13,7 +13,7 @@ from ..errors import StateError
 from ..memory import GuestMemory
 from ..state import AttributeState
 from ._common import Irq, Output, no_irq
-from .virtio import VERSION_1, VirtioDevice
+from .virtio import VERSION_1, VirtioDevice, with_word, word_of
 from .virtqueue import Virtqueue
 
 __all__ = ["VirtioMmio"]
@@ -150,7 +150,7 @@ class VirtioMmio(AttributeState, DeviceIo):
             case Register.VENDOR_ID:
                 return VENDOR
             case Register.DEVICE_FEATURES:
-                return _word(self._offered, self._device_features_select)
+                return word_of(self._offered, self._device_features_select)
             case Register.QUEUE_SIZE_MAX:
                 return queue.max_size if queue is not None else 0
             case Register.QUEUE_PFN if self.legacy:
@@ -179,7 +179,7 @@ class VirtioMmio(AttributeState, DeviceIo):
             case Register.DEVICE_FEATURES_SELECT:
                 self._device_features_select = value
             case Register.DRIVER_FEATURES:
-                features = _with_word(self.device.driver_features, self._driver_features_select, value)
+                features = with_word(self.device.driver_features, self._driver_features_select, value)
                 # A legacy driver has no FEATURES_OK by which it could learn of a refusal.
                 self.device.accept_features(features & self._offered if self.legacy else features)
             case Register.DRIVER_FEATURES_SELECT:
@@ -215,7 +215,7 @@ class VirtioMmio(AttributeState, DeviceIo):
             if queue.check_size(value):
                 queue.size = value
         elif name := ADDRESSES.get(offset & ~4):
-            setattr(queue, name, _with_word(getattr(queue, name), offset >> 2 & 1, value))
+            setattr(queue, name, with_word(getattr(queue, name), offset >> 2 & 1, value))
 
     def _store_legacy_register(self, offset: int, value: int) -> None:
         queue = self._queue
@@ -260,13 +260,3 @@ class VirtioMmio(AttributeState, DeviceIo):
 
 def _is_power_of_2(value: int) -> bool:
     return value > 0 and not value & value - 1
-
-
-def _word(value: int, select: int) -> int:
-    """Return the word of 32 bits with a number, of a value that has two."""
-    return value >> 32 * select & U32 if select < 2 else 0
-
-
-def _with_word(value: int, select: int, word: int) -> int:
-    """Return a value of 64 bits with one word replaced; the value itself if it does not have that word."""
-    return value & ~(U32 << 32 * select) | word << 32 * select if select < 2 else value

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from ..errors import DeviceModelError, NotRamError, StateError
 from ..memory import GuestMemory
 from ..state import AttributeState
+from ._common import ram_views
 
 __all__ = ["Chain", "Virtqueue", "VirtqueueError"]
 
@@ -246,17 +247,12 @@ class Virtqueue(AttributeState):
             raise VirtqueueError(f"{self}: {what} of {size:#x} bytes at {address:#x} is not in RAM") from error
 
     def _views(self, address: int, size: int) -> Iterator[memoryview]:
-        """Yield a buffer, which may be in several `Ram` side by side."""
+        """Yield the pieces of a buffer."""
         assert self.memory is not None
-        while size:
-            piece = size
-            try:
-                view = self.memory.view(address, size)
-            except (NotRamError, OverflowError) as error:
-                piece = getattr(error, "ram_size", 0) or size
-                view = self._view(address, piece, "a buffer")
-            yield view
-            address, size = address + piece, size - piece
+        try:
+            yield from ram_views(self.memory, address, size)
+        except (NotRamError, OverflowError) as error:
+            raise VirtqueueError(f"{self}: a buffer of {size:#x} bytes at {address:#x} is not in RAM") from error
 
     def check_size(self, size: int) -> bool:
         """Return whether the queue can have that many descriptors."""

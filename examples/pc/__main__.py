@@ -33,6 +33,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="of the guest's time at most (default: %(default)s)"
     )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="save the machine when its time is up")
+    parser.add_argument("--restore", type=Path, metavar="FILE", help="go on from a machine that was saved; trust it")
     return parser.parse_args(arguments)
 
 
@@ -53,9 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         machine = build_machine(options)
+        if options.restore:
+            machine.restore(options.restore)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not options.restore:
             print(
                 "Debian has the firmware in its package seabios; --rom and --vgabios take other files.", file=sys.stderr
             )
@@ -63,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     begin = time.perf_counter()
     reason = machine.run(options.seconds)
     print_summary(machine, time.perf_counter() - begin)
+    if options.save and reason is None:
+        machine.save(options.save)
+        return 0
     return 0 if reason == "power off" else 1
 
 

@@ -5,13 +5,11 @@ It needs no processor: a replayed trace drives it as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from dbs_device import DeviceResources, IoManager, Transaction
+from dbs_device import DeviceIo, DeviceResources, IoManager, Transaction
 from dbs_device.clock import Clock
-from dbs_device.devices._common import Irq
-from dbs_device.devices._isa import ByteSink, PcDevice
 from dbs_device.devices.acpi_pm import AcpiPm
 from dbs_device.devices.apm import ApmPorts
 from dbs_device.devices.ata import AtaDisk, IdeChannel
@@ -22,17 +20,18 @@ from dbs_device.devices.i440fx import HostBridge, Smram
 from dbs_device.devices.i8042 import I8042
 from dbs_device.devices.io_apic import IoApic
 from dbs_device.devices.local_apic import LocalApic
+from dbs_device.devices.mc146818 import Mc146818
 from dbs_device.devices.pci import PciConfigPorts
 from dbs_device.devices.pic8259 import Elcr, PicPair
 from dbs_device.devices.piix import IdeController, IsaBridge, PowerManagement
 from dbs_device.devices.pit8254 import Pit8254
 from dbs_device.devices.port61 import SystemControlPortB
 from dbs_device.devices.port92 import SystemControlPortA
-from dbs_device.devices.rtc_mc146818 import CmosRtc
 from dbs_device.devices.uart16550 import Uart16550
 from dbs_device.devices.vbe_dispi import VbeDispi
 from dbs_device.devices.vga import Vga
 from dbs_device.interrupts import IrqLine
+from dbs_device.state import Stateful
 
 from .meter import AccessMeter
 
@@ -84,10 +83,10 @@ class Board:
         ram_size: int,
         disk: AtaDisk | None,
         vgabios: bytes,
-        serial: ByteSink,
-        debug: ByteSink,
+        serial: Callable[[int], object],
+        debug: Callable[[int], object],
         stop: Callable[[str], None],
-        lines: Callable[[int], Irq] | None = None,
+        lines: Callable[[int], Callable[[bool], object]] | None = None,
     ) -> None:
         self.manager = IoManager(open_bus=0xFF)
         self.clock = clock
@@ -98,52 +97,57 @@ class Board:
         self.intr = IrqLine()
         self.pics = PicPair(irq=self.intr)
         line = lines or self.pics.line
-        self.pit = Pit8254(clock, lambda: _edge(line(0)))
-        self.keyboard_controller = I8042(line(1), line(12), reset)
-        self.uart = Uart16550(serial, line(4), COM1)
-        self.rtc = CmosRtc(clock, line(8), start)
-        self.ide = IdeChannel(line(14), disk)
-        self.secondary_ide = IdeChannel(line(15), None, 0x170, 0x376)
-        self.vga = Vga(clock)
+        self.pit = Pit8254(clock=clock, irq=line(0))
+        self.keyboard_controller = I8042(irq=line(1), aux_irq=line(12), reset=reset)
+        self.uart = Uart16550(sink=serial, irq=line(4), base=COM1)
+        self.rtc = Mc146818(clock=clock, irq=line(8), start=start)
+        self.disk = disk
+        self.ide = IdeChannel(irq=line(14), disk=disk)
+        self.secondary_ide = IdeChannel(irq=line(15), command_base=0x170, control_port=0x376)
+        self.vga = Vga(clock=clock)
         self.smram = Smram()
         self.fw_cfg = FwCfg()
-        self.acpi = AcpiPm(clock, lambda: stop("power off"))
+        self.acpi = AcpiPm(clock=clock, power_off=lambda: stop("power off"))
 
-        power_management = PowerManagement(self._move_acpi)
-        self.pci = PciConfigPorts(reset)
-        self.pci.plug((0, 0, 0), HostBridge(self._show_smram))
+        power_management = PowerManagement(move=self._move_acpi)
+        self.pci = PciConfigPorts(reset=reset)
+        self.pci.plug((0, 0, 0), HostBridge(show_smram=self._show_smram))
         self.pci.plug((0, 1, 0), IsaBridge())
         self.pci.plug((0, 1, 1), IdeController())
         self.pci.plug((0, 1, 3), power_management)
 
         self._configure_firmware(ram_size, vgabios)
-        self._meters: dict[PcDevice, AccessMeter] = {}
-        devices = (
-            self.pics.master,
-            self.pics.slave,
-            Elcr(self.pics),
-            self.pit,
-            SystemControlPortB(clock, self.pit),
-            SystemControlPortA(reset),
-            self.keyboard_controller,
-            self.rtc,
-            Dma8237(0x00),
-            Dma8237(0xC0, stride=2),
-            DmaPages(),
-            self.uart,
-            DebugConsole(debug),
-            self.ide,
-            self.secondary_ide,
-            self.vga,
-            VbeDispi(),
-            self.fw_cfg,
-            self.pci,
-            ApmPorts(lambda: power_management.smi_on_apm_write),
-            LocalApic(),
-            IoApic(),
-        )
+        self._meters: dict[DeviceIo, AccessMeter] = {}
+        registered = {
+            "pic0": self.pics.master,
+            "pic1": self.pics.slave,
+            "elcr": Elcr(pics=self.pics),
+            "pit": self.pit,
+            "port61": SystemControlPortB(clock=clock, pit=self.pit),
+            "port92": SystemControlPortA(reset=reset),
+            "i8042": self.keyboard_controller,
+            "rtc": self.rtc,
+            "dma0": Dma8237(base=0x00),
+            "dma1": Dma8237(base=0xC0, stride=2),
+            "dma_pages": DmaPages(),
+            "com1": self.uart,
+            "debug_console": DebugConsole(sink=debug),
+            "ide0": self.ide,
+            "ide1": self.secondary_ide,
+            "vga": self.vga,
+            "vbe": VbeDispi(),
+            "fw_cfg": self.fw_cfg,
+            "pci": self.pci,
+            "apm": ApmPorts(smi_enabled=lambda: power_management.smi_on_apm_write),
+            "local_apic": LocalApic(),
+            "io_apic": IoApic(),
+        }
+        # The clock comes first: devices set their timers at times of the state.
+        self._parts: dict[str, Stateful] = {"clock": clock, **registered, "smram": self.smram, "acpi": self.acpi}
+        if disk is not None:
+            self._parts["disk"] = disk
         with self.manager.begin_tx() as transaction:
-            for device in devices:
+            for device in registered.values():
                 self._register(transaction, device, device.get_trapped_io_resources())
 
     def _configure_firmware(self, ram_size: int, vgabios: bytes) -> None:
@@ -171,17 +175,16 @@ class Board:
             transaction.unregister_device_io(self.vga.memory_window)
             self._register(transaction, self.smram if shown else self.vga, self.vga.memory_window)
 
-    def _register(self, transaction: Transaction, device: PcDevice, resources: DeviceResources) -> None:
+    def _register(self, transaction: Transaction, device: DeviceIo, resources: DeviceResources) -> None:
         meter = self._meters.setdefault(device, AccessMeter(device))
         transaction.register_device_io(meter, resources)
+
+    @property
+    def parts(self) -> Mapping[str, Stateful]:
+        """Everything on the board that has a state, by name."""
+        return self._parts
 
     @property
     def meters(self) -> list[AccessMeter]:
         """The access counts of each device that has ever been registered."""
         return list(self._meters.values())
-
-
-def _edge(line: Irq) -> None:
-    """Make a rising edge. The level stays high: falling before the acknowledge would withdraw the request."""
-    line(False)
-    line(True)

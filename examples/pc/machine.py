@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from dbs_device.clock import NS_PER_SECOND, Clock, CountedClock
-from dbs_device.devices._isa import ByteSink
 from dbs_device.devices.ata import AtaDisk
+from dbs_device.state import MachineState
 
 from .board import Board
 from .processor import NewProcessor, Processor
@@ -83,8 +84,8 @@ class Machine:
         disk: AtaDisk | None = None,
         clock: Clock | None = None,
         start: datetime = POWER_ON,
-        serial: ByteSink = ignore,
-        debug: ByteSink = ignore,
+        serial: Callable[[int], object] = ignore,
+        debug: Callable[[int], object] = ignore,
         processor: NewProcessor = UnicornProcessor,
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):
@@ -111,6 +112,35 @@ class Machine:
     def _stop(self, reason: str) -> None:
         self.stopped = reason
         self.processor.stop()
+
+    def save(self, path: Path) -> None:
+        """Write the state of the machine to a file, between two runs.
+
+        Raises
+        ------
+        StateError
+            The processor has no state, as some have not.
+        ValueError
+            The machine has stopped.
+        """
+        if self.stopped is not None:
+            raise ValueError(f"the machine has stopped: {self.stopped}")
+        MachineState.of(self._parts).save(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a state in a file, which a machine of the same parts has saved; read `CpuContext` for its limits.
+
+        Raises
+        ------
+        StateError
+            The file is damaged, or the state is one of another machine. Nothing is changed.
+        """
+        MachineState.load(path).restore(self._parts)
+        self.stopped = None
+
+    @property
+    def _parts(self) -> dict[str, object]:
+        return {**self.board.parts, "processor": self.processor}
 
     def run(self, seconds: float | None = None) -> str | None:
         """Run until the guest stops the machine, or for a number of seconds of its own time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dbs_device import DeviceIo, DeviceResources, IoAddress, PioAddress
+from dbs_device import DeviceIo, DeviceResources
 
 __all__ = ["AccessMeter"]
 
@@ -13,7 +13,7 @@ class AccessMeter(DeviceIo):
     Parameters
     ----------
     device : DeviceIo
-        The device.
+        The device, in Python.
 
     Attributes
     ----------
@@ -28,21 +28,21 @@ class AccessMeter(DeviceIo):
         self.reads = 0
         self.writes = 0
 
-    def read(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def load(self, base: int, offset: int, size: int) -> int:
         self.reads += 1
-        self.device.read(base, offset, data)
+        return self.device.load(base, offset, size)
 
-    def write(self, base: IoAddress, offset: IoAddress, data: memoryview) -> None:
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
         self.writes += 1
-        self.device.write(base, offset, data)
+        self.device.store(base, offset, size, value)
 
-    def pio_read(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_in(self, base: int, offset: int, size: int) -> int:
         self.reads += 1
-        self.device.pio_read(base, offset, data)
+        return self.device.pio_in(base, offset, size)
 
-    def pio_write(self, base: PioAddress, offset: PioAddress, data: memoryview) -> None:
+    def pio_out(self, base: int, offset: int, size: int, value: int) -> None:
         self.writes += 1
-        self.device.pio_write(base, offset, data)
+        self.device.pio_out(base, offset, size, value)
 
     def get_assigned_resources(self) -> DeviceResources:
         return self.device.get_assigned_resources()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from unicorn import UC_PROT_ALL, UC_PROT_EXEC, UC_PROT_READ
+from collections.abc import Mapping
+from typing import ClassVar
 
+from unicorn import UC_PROT_ALL, UC_PROT_EXEC, UC_PROT_READ, Uc
+
+from dbs_device.state import AttributeState, Saved, StateError
 from dbs_device.unicorn import attach
 
 from .board import Board
 from .cpu import Connect, Cpu
+from .cpu_state import CpuContext
 
 __all__ = ["UnicornProcessor"]
 
@@ -15,8 +20,28 @@ SLICE = 20_000  # instructions between two checks of the interrupt line
 INSTRUCTION_TIME = 10  # ns
 
 
-class UnicornProcessor:
-    """A `Processor` for any clock.
+class _Memory:
+    """Memory that is mapped for a CPU, and its state."""
+
+    def __init__(self, uc: Uc, base: int, size: int) -> None:
+        self._uc = uc
+        self._base = base
+        self._size = size
+
+    def save_state(self) -> bytes:
+        return bytes(self._uc.mem_read(self._base, self._size))
+
+    def check_state(self, state: object) -> None:
+        if not isinstance(state, bytes) or len(state) != self._size:
+            there = f"{len(state)} bytes" if isinstance(state, bytes) else repr(state)
+            raise StateError(f"the memory at {self._base:#x} has {self._size} bytes, not {there}")
+
+    def load_state(self, state: bytes) -> None:
+        self._uc.mem_write(self._base, state)
+
+
+class UnicornProcessor(AttributeState):
+    """A `Processor` for any clock, whose state includes the memory that is mapped for it.
 
     Parameters
     ----------
@@ -31,6 +56,14 @@ class UnicornProcessor:
         The CPU.
     """
 
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_stop_requested": None,
+        "_halted": None,
+        "_dead_at": (None, range(1 << 32)),
+        "_context": None,
+        "_memory": None,
+    }
+
     def __init__(self, board: Board, connect: Connect = attach) -> None:
         self._board = board
         self._clock = board.clock
@@ -38,9 +71,12 @@ class UnicornProcessor:
         self._halted = False  # until an interrupt comes
         self._dead_at: int | None = None  # where the guest has halted with interrupts disabled
         self.cpu = Cpu(board.manager, connect)
+        self._context = CpuContext(self.cpu.uc)
+        self._memory: dict[str, _Memory] = {}  # by its address
 
     def map_memory(self, base: int, size: int, content: bytes = b"", read_only: bool = False) -> None:
         self.cpu.map_memory(base, size, content, UC_PROT_READ | UC_PROT_EXEC if read_only else UC_PROT_ALL)
+        self._memory[f"{base:#x}"] = _Memory(self.cpu.uc, base, size)
 
     def stop(self) -> None:
         self._stop_requested = True

@@ -1,12 +1,12 @@
-"""Devices of the example PC on a bus of their own."""
+"""Devices at fixed addresses on a bus of their own."""
 
 from __future__ import annotations
 
 from dbs_device import IoManager
-from dbs_device.devices._isa import PcDevice
+from dbs_device.devices._isa import PlacedDevice
 
 
-def on_bus(*devices: PcDevice) -> IoManager:
+def on_bus(*devices: PlacedDevice) -> IoManager:
     """Return a manager with the devices where they are wired to."""
     manager = IoManager()
     for device in devices:

@@ -1,4 +1,4 @@
-"""The ACPI registers of the example PC, against the specification."""
+"""The ACPI registers, against the specification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Acpi:
     def __init__(self, step: int = 0) -> None:
         self.clock = CountedClock(step)
         self.powered_off = 0
-        self.device = AcpiPm(self.clock, self._power_off)
+        self.device = AcpiPm(clock=self.clock, power_off=self._power_off)
         self.device.assign_resources(self.device.resources_at(0x600))
         self.bus = on_bus(self.device)
 

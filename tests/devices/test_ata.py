@@ -1,4 +1,4 @@
-"""ATA disk and IDE channel of the example PC, against the ATA-4 standard."""
+"""ATA disk and IDE channel, against the ATA-4 standard."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Ide:
         self.irq = False
         self.edges = 0
         image = b"".join(struct.pack("<128I", *range(128 * sector, 128 * sector + 128)) for sector in range(SECTORS))
-        self.disk = disk or AtaDisk(bytearray(image), "A DISK", "1234", "0.1")
-        self.channel = IdeChannel(self._set_irq, None if empty else self.disk)
+        self.disk = disk or AtaDisk(bytearray(image), model="A DISK", serial="1234", firmware="0.1")
+        self.channel = IdeChannel(irq=self._set_irq, disk=None if empty else self.disk)
         self.bus = on_bus(self.channel)
 
     def _set_irq(self, level: bool) -> None:

@@ -1,4 +1,4 @@
-"""The debug console of the example PC."""
+"""The debug console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dbs_device.devices.debug_console import DebugConsole
 
 def test_debug_console_says_that_it_is_there_and_takes_bytes() -> None:
     log = bytearray()
-    bus = on_bus(DebugConsole(log.append))
+    bus = on_bus(DebugConsole(sink=log.append))
     for byte in b"log":
         bus.pio_out(0x402, 1, byte)
     assert (bus.pio_in(0x402, 1), log) == (0xE9, b"log")

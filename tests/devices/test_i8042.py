@@ -1,4 +1,4 @@
-"""The keyboard controller of the example PC and the keyboard behind it, against their datasheets."""
+"""The keyboard controller and the keyboard behind it, against their datasheets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Keyboard:
         self.irq1, self.irq12 = False, False
         self.resets = 0
         self.edges = 0
-        self.device = I8042(self._set_irq1, self._set_irq12, self._reset)
+        self.device = I8042(irq=self._set_irq1, aux_irq=self._set_irq12, reset=self._reset)
         self.bus = on_bus(self.device)
 
     def _set_irq1(self, level: bool) -> None:
@@ -216,4 +216,4 @@ def test_every_key_of_the_layout_has_one_code() -> None:
 
 def test_character_without_a_key() -> None:
     with pytest.raises(ValueError, match=r"^the keyboard has no key for 'é'$"):
-        Ps2Keyboard(lambda: None).type("é")
+        Ps2Keyboard(data_ready=lambda: None).type("é")

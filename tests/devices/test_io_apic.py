@@ -1,4 +1,4 @@
-"""The I/O APIC of the example PC, against its datasheet."""
+"""The I/O APIC, against its datasheet."""
 
 from __future__ import annotations
 

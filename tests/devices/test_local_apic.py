@@ -1,4 +1,4 @@
-"""The local APIC of the example PC, against its datasheet."""
+"""The local APIC, against its datasheet."""
 
 from __future__ import annotations
 

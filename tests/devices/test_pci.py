@@ -1,4 +1,4 @@
-"""PCI configuration space of the example PC, through its two ports."""
+"""PCI configuration space, through its two ports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Pci:
 
     def __init__(self) -> None:
         self.resets = 0
-        self.ports = PciConfigPorts(self._reset)
+        self.ports = PciConfigPorts(reset=self._reset)
         self.function = PciFunction(0x1234, 0x5678, 0x9A, 0x0B0C0D)
         self.ports.plug((0, 3, 1), self.function)
         self.bus = on_bus(self.ports)

@@ -1,4 +1,4 @@
-"""The 8259A pair of the example PC and its ELCR, against their datasheets."""
+"""The 8259A pair and its ELCR, against their datasheets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pics:
 
     def __init__(self, irq: Irq = no_irq) -> None:
         self.pair = PicPair(irq=irq)
-        self.bus = on_bus(self.pair.master, self.pair.slave, Elcr(self.pair))
+        self.bus = on_bus(self.pair.master, self.pair.slave, Elcr(pics=self.pair))
         for port, vectors, cascade in ((0x20, 0x08, 0x04), (0xA0, 0x70, 0x02)):
             self.bus.pio_out(port, 1, 0x11)
             for word in (vectors, cascade, 0x01):

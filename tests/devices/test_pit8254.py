@@ -1,4 +1,4 @@
-"""The interval timer of the example PC and its control port 0x61, against their datasheets."""
+"""The interval timer and its control port 0x61, against their datasheets."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Pit:
     def __init__(self, step: int = 0) -> None:
         self.edges = 0
         self.clock = CountedClock(step)
-        self.device = Pit8254(self.clock, self._rise)
-        self.bus = on_bus(self.device, SystemControlPortB(self.clock, self.device))
+        self.device = Pit8254(clock=self.clock, irq=self._set_irq)
+        self.bus = on_bus(self.device, SystemControlPortB(clock=self.clock, pit=self.device))
 
-    def _rise(self) -> None:
-        self.edges += 1
+    def _set_irq(self, level: bool) -> None:
+        self.edges += level
 
     def program(self, counter: int, mode: int, count: int, *, access: int = 3, bcd: bool = False) -> None:
         self.bus.pio_out(0x43, 1, counter << 6 | access << 4 | mode << 1 | bcd)

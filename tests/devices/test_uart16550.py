@@ -1,4 +1,4 @@
-"""The UART of the example PC, against its datasheet."""
+"""The UART, against its datasheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Uart:
     def __init__(self) -> None:
         self.sent = bytearray()
         self.irq = False
-        self.device = Uart16550(self.sent.append, self._set_irq, COM1)
+        self.device = Uart16550(sink=self.sent.append, irq=self._set_irq, base=COM1)
         self.bus = on_bus(self.device)
 
     def _set_irq(self, level: bool) -> None:

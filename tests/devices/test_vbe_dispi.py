@@ -1,4 +1,4 @@
-"""The display interface of the example PC."""
+"""The display interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VGA of the example PC, against the description of its registers and memory."""
+"""VGA, against the description of its registers and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Display:
 
     def __init__(self) -> None:
         self.clock = CountedClock(step=0)
-        self.device = Vga(self.clock)
+        self.device = Vga(clock=self.clock)
         self.bus = on_bus(self.device)
 
     def sequencer(self, index: int, value: int) -> None:

@@ -115,7 +115,7 @@ def recorded_disk(trace: Trace) -> AtaDisk:
     words = [access.value for access in trace[trace.mask([(Space.PIO, IDE_DATA, IDE_DATA)])]]
     image = bytearray(DISK_SIZE)
     image[:SECTOR_SIZE] = b"".join(word.to_bytes(2, "little") for word in words[256:])
-    return AtaDisk(image, MODEL)
+    return AtaDisk(image, model=MODEL)
 
 
 def recorded_vgabios(trace: Trace) -> bytes:

@@ -5,14 +5,17 @@ Datasheets: Motorola MC146818; Intel 82371AB (PIIX4), "Real time clock registers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import ClassVar
 
-from ..clock import NS_PER_SECOND, Clock, Timer
+from ..clock import NS_PER_SECOND, Clock
 from ..resources import Resource
-from ._common import Irq
+from ..state import Saved
+from ._common import TIMES, Irq, no_irq
 from ._isa import IsaDevice
 
-__all__ = ["CmosRtc"]
+__all__ = ["Mc146818"]
 
 INDEX = 0  # the port; the other one is the data port
 NMI_DISABLE = 0x80  # shares the index port
@@ -34,27 +37,37 @@ ANY = 0xC0  # alarm registers from this value on match everything
 UPDATE_CYCLE = 244_000 + 1_984_000  # ns: how long UIP is set before the registers change
 FIRST_UPDATE = NS_PER_SECOND // 2  # after the divider reset is released
 OSCILLATOR = 32_768  # Hz
+DAY_SECONDS = 86_400
 
 
-class CmosRtc(IsaDevice):
+class Mc146818(IsaDevice):
     """The clock's registers, followed by battery-backed memory.
 
     Parameters
     ----------
     clock : Clock
         The machine's time.
-    irq8 : callable
-        The interrupt line.
+    irq : callable
+        The interrupt line: on a PC, 8.
     start : datetime
         Date and time at power-on.
     base : int
         The index port; the data port is the next one.
     """
 
-    def __init__(self, clock: Clock, irq8: Irq, start: datetime, base: int = 0x70) -> None:
+    saved: ClassVar[Mapping[str, Saved]] = {
+        "_index": range(0x100),
+        "_memory": None,
+        "_flags_read_at": TIMES,
+        "_update_due": TIMES,
+        "_update": None,
+        "_periodic": None,
+    }
+
+    def __init__(self, *, clock: Clock, irq: Irq = no_irq, start: datetime, base: int = 0x70) -> None:
         super().__init__(Resource.PioAddressRange(base, 2))
         self._clock = clock
-        self._irq = irq8
+        self._irq = irq
         self._index = 0
         self._memory = bytearray(128)
         self._memory[REGISTER_A] = 0x26  # divider for 32.768 kHz, 1024 Hz periodic rate
@@ -62,7 +75,8 @@ class CmosRtc(IsaDevice):
         self._memory[REGISTER_D] = VALID_RAM
         self._set_date(start)
         self._flags_read_at = clock.now()
-        self._periodic: Timer | None = None
+        self._update = clock.timer(self._second_passed)
+        self._periodic = clock.timer(self._period_passed)
         self._schedule_update(self._flags_read_at + NS_PER_SECOND - 1000 * start.microsecond)
 
     def __getitem__(self, index: int) -> int:
@@ -106,7 +120,6 @@ class CmosRtc(IsaDevice):
         was_running = self._divider_runs()
         self._memory[REGISTER_A] = value
         if self._divider_runs() and not was_running:
-            self._update.cancel()
             self._schedule_update(now + FIRST_UPDATE)
         self._schedule_periodic(now)
 
@@ -145,20 +158,23 @@ class CmosRtc(IsaDevice):
 
     def _schedule_update(self, when: int) -> None:
         self._update_due = when
-        self._update = self._clock.call_at(when, self._second_passed)
+        self._update.set(when)
 
     def _second_passed(self, now: int) -> None:
         seconds = (now - self._update_due) // NS_PER_SECOND + 1
         self._schedule_update(self._update_due + seconds * NS_PER_SECOND)
         if self._memory[REGISTER_B] & SET or not self._divider_runs():
             return
-        for _ in range(seconds):
-            try:
+        try:
+            if seconds > DAY_SECONDS:  # the alarm is due once a day at least
+                self._set_date(self._date() + timedelta(seconds=seconds - DAY_SECONDS))
+                seconds = DAY_SECONDS
+            for _ in range(seconds):
                 self._set_date(self._date() + timedelta(seconds=1))
-            except (ValueError, OverflowError):
-                break  # not a date: the chip's behaviour is not specified
-            if self._alarm_matches():
-                self._memory[REGISTER_C] |= ALARM_FLAG
+                if self._alarm_matches():
+                    self._memory[REGISTER_C] |= ALARM_FLAG
+        except (ValueError, OverflowError):
+            pass  # not a date: the chip's behaviour is not specified
         self._memory[REGISTER_C] |= UPDATE_FLAG
         self._update_irq()
 
@@ -180,17 +196,19 @@ class CmosRtc(IsaDevice):
         return NS_PER_SECOND * (1 << rate - 1) // OSCILLATOR
 
     def _schedule_periodic(self, now: int) -> None:
-        if self._periodic is not None:
-            self._periodic.cancel()
-            self._periodic = None
         period = self._period()
         if period is not None and self._memory[REGISTER_B] & PERIODIC_ENABLE:
-            self._periodic = self._clock.call_at((now // period + 1) * period, self._period_passed)
+            self._periodic.set((now // period + 1) * period)
+        else:
+            self._periodic.cancel()
 
     def _period_passed(self, now: int) -> None:
         self._memory[REGISTER_C] |= PERIODIC_FLAG
         self._update_irq()
         self._schedule_periodic(now)
+
+    def state_loaded(self) -> None:
+        self._irq(bool(self._memory[REGISTER_C] & IRQ_FLAG))
 
     def _read_flags(self, now: int) -> int:
         period = self._period()

@@ -1,4 +1,4 @@
-"""The real-time clock of the example PC, against its datasheet."""
+"""The real-time clock, against its datasheet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from isa_helpers import make_every_byte_access, on_bus
 
 from dbs_device.clock import CountedClock
-from dbs_device.devices.rtc_mc146818 import CmosRtc
+from dbs_device.devices.mc146818 import Mc146818
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
@@ -20,7 +20,7 @@ class Rtc:
     def __init__(self, start: datetime = datetime(2024, 2, 28, 23, 59, 58), step: int = 0) -> None:
         self.clock = CountedClock(step)
         self.irq = False
-        self.device = CmosRtc(self.clock, self._set_irq, start)
+        self.device = Mc146818(clock=self.clock, irq=self._set_irq, start=start)
         self.bus = on_bus(self.device)
 
     def _set_irq(self, level: bool) -> None:
@@ -120,6 +120,15 @@ def test_update_interrupt_until_the_flags_are_read(rtc: Rtc) -> None:
     assert rtc.irq
     assert rtc[0x0C] == 0x90
     assert (rtc.irq, rtc[0x0C]) == (False, 0x00)
+
+
+def test_a_clock_that_was_not_read_for_years_goes_on_at_the_right_time(rtc: Rtc) -> None:
+    rtc[5], rtc[3], rtc[1] = 0x12, 0x30, 0x00
+    rtc.wait(3653 * 86_400 * SECOND + 2 * SECOND)
+    assert rtc.time() == [0x20, 0x34, 0x03, 0x01, 0x00, 0x00, 0x00]
+    assert rtc[0x0C] & 0x20  # the alarm was due
+    rtc.wait((1 << 62) - rtc.clock.read())
+    assert rtc[0x0C] & 0x10
 
 
 def test_alarm_with_a_wildcard(rtc: Rtc) -> None:

@@ -1,0 +1,81 @@
+"""The report at the end of a run."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dbs_device.clock import NS_PER_SECOND
+
+from .machine import Machine
+
+__all__ = ["show_report"]
+
+BAR, LONGEST_BAR = "\N{BLACK SQUARE}", 30
+
+
+def show_report(machine: Machine, counts: dict[str, tuple[int, int]], console: Console) -> None:
+    """Print what a machine has done, and where the time went.
+
+    Parameters
+    ----------
+    machine : Machine
+        The machine.
+    counts : dict
+        Of each device, by name, the loads and the stores.
+    console : rich.console.Console
+        Where to.
+    """
+    core, spent = machine.board.core, machine.spent
+    accesses = core.access_ns / NS_PER_SECOND
+    console.print()
+    console.print(f"The machine has stopped: {machine.stopped}.", style="bold", highlight=False)
+    speed = f"{core.cycles / 1e6 / spent.core:.0f} MIPS" if spent.core else "no time"
+    console.print(
+        f"{core.cycles:,} instructions in {spent.core:.2f} s: {speed}. "
+        f"{machine.board.clock.read() / NS_PER_SECOND:.2f} s of the guest's time.",
+        highlight=False,
+    )
+    console.print(_accesses_table(counts))
+    console.print(
+        _time_table(
+            {
+                "instructions": spent.core - accesses,
+                "bus and devices": accesses,
+                "timers and console": spent.rest,
+                "waiting": spent.waiting,
+            }
+        )
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(columns[0], style="bold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    table.add_column("")
+    return table
+
+
+def _bar(share: float) -> Text:
+    return Text(BAR * round(share * LONGEST_BAR), style="green")
+
+
+def _accesses_table(counts: dict[str, tuple[int, int]]) -> Table:
+    table = _table("Accesses by device", "device", "loads", "stores")
+    total = sum(map(sum, counts.values()))
+    for name, (loads, stores) in sorted(counts.items(), key=lambda item: -sum(item[1])):
+        table.add_row(name, f"{loads:,}", f"{stores:,}", _bar((loads + stores) / total if total else 0))
+    return table
+
+
+def _time_table(seconds: dict[str, float]) -> Table:
+    table = _table("Time of the host", "layer", "ms", "share")
+    total = sum(seconds.values())
+    for name, duration in seconds.items():
+        share = duration / total if total else 0.0
+        table.add_row(name, f"{1000 * duration:.1f}", f"{share:.1%}", _bar(share))
+    return table
