@@ -9,8 +9,8 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc riscv riscv-core riscv-guest test test-fast lint docs coverage annotate bench \
-	bench-check wheels index release clean
+.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint docs coverage tsan \
+	annotate bench bench-check wheels index release clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,10 @@ pc: ## boot a PC's firmware on Python devices (needs SeaBIOS: apt install seabio
 
 riscv: riscv-core ## run a program on an RV32IMA machine, or boot Linux (KERNEL=image; ARGUMENTS="--devices native", ...)
 	@$(BIN)/python -m examples.riscv $(if $(KERNEL),--kernel $(KERNEL)) $(ARGUMENTS)
+
+virt: ## run Debian's U-Boot for arm64 on an ARM "virt" machine (needs U-Boot: apt install u-boot-qemu; ARGUMENTS="--disk FILE", ...)
+	$(SET_UP) examples
+	@$(BIN)/python -m examples.virt $(ARGUMENTS)
 
 # The core is a package of its own, as another project's would be: built against the package that is installed.
 riscv-core:
@@ -53,19 +57,22 @@ test-fast: riscv-core ## run the tests but the slow ones
 	$(SET_UP) examples test
 	@$(BIN)/python -m pytest -m "not slow"
 
-lint: set-up ## check style and types
+lint: set-up riscv-core ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint dbs_device tests/embedding tests/native_bank.pyx benchmarks \
 		examples/riscv/core/rv32
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED)
+	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED) rv32.core rv32.devices
 
 docs: set-up ## build the documentation site, docs/_build/html
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
+
+tsan: set-up ## look for data races with ThreadSanitizer, in C dispatch while the map changes
+	@$(BIN)/python tests/sanitize/tsan.py
 
 annotate: set-up ## write an .html page beside each .pyx: what Cython made of each line
 	DBS_DEVICE_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force

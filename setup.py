@@ -13,6 +13,8 @@ from setuptools.modified import newer
 
 # Line tracing for coverage of the .pyx files: see "Coverage" in docs/development.md.
 TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
+# "thread" and other values of the compiler's option -fsanitize: see `make tsan`.
+SANITIZE = os.environ.get("DBS_DEVICE_SANITIZE", "")
 # `make annotate`: pages that show what Cython made of each line.
 ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
 
@@ -27,6 +29,10 @@ SOURCES = sorted(filter(belongs_here, Path("dbs_device").rglob("*.pyx")))
 compile_args = (
     ["/O2", "/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-O3", "-g0", "-std=c11"]
 )
+link_args = []
+if SANITIZE:
+    compile_args += ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    link_args += [f"-fsanitize={SANITIZE}"]
 # An access from C is one path of inline functions, which a compiler would cut in pieces where its limits say. Most of
 # those in `access` serve callers in Python, and there its own choice is better.
 macros = [("CYTHON_INLINE", "__forceinline" if sys.platform == "win32" else "inline __attribute__((always_inline))")]
@@ -38,6 +44,7 @@ extensions = [
         ".".join(source.with_suffix("").parts),
         [str(source)],
         extra_compile_args=compile_args,
+        extra_link_args=link_args,
         define_macros=macros if source.stem != "access" else macros[1:],
         include_dirs=["dbs_device"],
         depends=["dbs_device/dbs_device.h"],
@@ -81,6 +88,7 @@ setup(
             "embedsignature": True,
             "embedsignature.format": "clinic",
             "auto_pickle": False,
+            "freethreading_compatible": True,
             "linetrace": TRACE,
         },
     ),

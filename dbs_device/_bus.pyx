@@ -25,6 +25,7 @@ from ._engine.access cimport (
     value_of,
     write_buffer,
 )
+from ._engine.adapters cimport prepare
 from ._engine.batch cimport Batch, in_string, new_batch, out_string
 from ._engine.bus_view cimport new_bus
 from ._engine.guest_memory cimport memory_at
@@ -55,6 +56,7 @@ from ._engine.transactions cimport (
     Transaction,
     background_table,
     begin_transaction,
+    counted_table,
     new_entries,
     ranges_to_remove,
 )
@@ -65,6 +67,7 @@ import operator
 import weakref
 from types import MethodType
 
+from ._engine.counting import AccessCounts
 from ._engine.address_map import MappedRange, check_range, render_map, same_device, same_map
 from ._engine.public import set_attributes
 from ._engine.unowned import UnownedAccesses
@@ -148,7 +151,7 @@ cdef class IoManager:
     def __init__(self, *, open_bus=None, straddle="reject", byteorder="little", log_unowned=False, background=None):
         cdef Options options
         cdef Tables tables
-        cdef RangeTable below = empty_table(MMIO) if background is None else background_table(background)
+        cdef RangeTable below = empty_table(MMIO)
         options.open_bus = -1
         if open_bus is not None:
             if not hasattr(open_bus, "__index__"):
@@ -169,6 +172,8 @@ cdef class IoManager:
         options.unowned = options.open_bus
         if options.log_unowned or background is not None:
             options.unowned = UNOWNED_ELSEWHERE
+        if background is not None:
+            below = background_table(background, options.big_endian)
         # Nothing runs between these two that could change the map.
         tables = tables_of(self)
         (<PublishedTables>self._published)._unowned_accesses = UnownedAccesses() if options.log_unowned else None
@@ -555,7 +560,7 @@ cdef class IoManager:
         UnhandledSpaceWarning
             The device's class has no handler for the space of a range. Once for each class.
         """
-        cdef list entries = new_entries(device, resources, name)
+        cdef list entries = new_entries(self, device, resources, name)
         cdef Transaction transaction = begin_transaction(self)
         with transaction:
             transaction.add_entries(entries)
@@ -634,6 +639,38 @@ cdef class IoManager:
         callbacks[token] = weakref.WeakMethod(callback) if type(callback) is MethodType else (lambda: callback)
         return functools.partial(callbacks.pop, token, None)
 
+    def count(self):
+        """Count accesses by device, for the time of a `with` block.
+
+        All that reach the manager are counted: from Python, C, a bridge, DMA. Not those of memory that a guest has
+        mapped, nor those on tables that were held before and not refreshed. In the meantime, a device that is called
+        with a buffer gets a copy of it. O(ranges) to open and to close; accesses cost nothing more otherwise.
+
+        Returns
+        -------
+        AccessCounts
+            The counts, open from the beginning of the block to its end.
+
+        Raises
+        ------
+        TransactionError
+            When the block begins or ends: this thread has a transaction open.
+
+        Examples
+        --------
+        >>> from dbs_device import Resource
+        >>> from dbs_device.memory import Ram
+        >>> manager = IoManager()
+        >>> manager.register_device_io(Ram(0x1000), [Resource.MemAddressRange(0, 0x1000)], name="ram")
+        >>> with manager.count() as counts:
+        ...     manager.mmio_store(0, 4, 1)
+        ...     _ = manager.mmio_load(0, 4), manager.mmio_load(8, 8)
+        >>> print(counts)
+        reads  writes  bytes read  bytes written  device
+            2       1          12              4  'ram' <Ram: 4 KiB>
+        """
+        return AccessCounts(self)
+
     def clone(self):
         """Return a manager of the same type with the same ranges, devices and options. O(1).
 
@@ -649,9 +686,12 @@ cdef class IoManager:
         cdef IoManager copy = type(self).__new__(type(self))
         if tables.options.log_unowned:
             (<PublishedTables>copy._published)._unowned_accesses = UnownedAccesses()
-        (<PublishedTables>copy._published).publish(
-            tables.pio, tables.mmio, tables.background, tables.options
-        )
+        pio, mmio, background = tables.pio, tables.mmio, tables.background
+        if (<ManagerState>self._published).counters:
+            pio = counted_table(tables.pio, (), tables.options.big_endian)
+            mmio = counted_table(tables.mmio, (), tables.options.big_endian)
+            background = counted_table(tables.background, (), tables.options.big_endian)
+        (<PublishedTables>copy._published).publish(pio, mmio, background, tables.options)
         set_attributes(copy, object.__getstate__(self))
         return copy
 
@@ -774,6 +814,7 @@ cdef class IoManager:
             space = Space(space)
             check_range(space, base, last)
             check_device(device)
+            prepare(device, [(space, base, last)], self.byteorder == "big")
             entries.append(new_entry(<SpaceId><int>space, base, last, device, name))
         transaction = begin_transaction(self)
         with transaction:

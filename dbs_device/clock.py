@@ -87,7 +87,7 @@ class Timer:
             raise StateError(f"a Timer is set for [when, order], or is None; not {state!r}")
 
     def load_state(self, state: list[int] | None) -> None:
-        """Set or cancel the timer as it was when the state was saved. A `StateError` of `check_state` leaves it."""
+        """Set or cancel the timer, by a saved state. A `StateError` of `check_state` leaves it unchanged."""
         self.check_state(state)
         if state is None:
             self.cancel()
@@ -180,7 +180,7 @@ class Clock(ABC):
             return self._queue[0][0] if self._queue else None
 
     def on_earlier_event(self, listener: Callable[[int], object]) -> Callable[[], None]:
-        """Call a function when a timer is set that is due before all others: who sleeps until the next event wakes.
+        """Call a function when a timer is set that is due before all others, to wake what sleeps until the next event.
 
         Parameters
         ----------
@@ -269,7 +269,7 @@ class Clock(ABC):
 
     def _drop_dead_entries(self) -> None:
         queue = self._queue
-        if len(queue) > max(_COMPACT_AT, 2 * self._set_timers):  # a watchdog is set anew all the time, far ahead
+        if len(queue) > max(_COMPACT_AT, 2 * self._set_timers):  # a watchdog is set again and again, far ahead
             queue[:] = [entry for entry in queue if entry[3]._entry is entry]
             heapq.heapify(queue)
         while queue and queue[0][3]._entry is not queue[0]:

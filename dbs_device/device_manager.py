@@ -22,8 +22,8 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from ._bus import IoManager
+from ._engine.adapters import is_memory
 from ._engine.address_map import trapped_ranges
-from ._engine.memory import HostMemory
 from ._engine.transactions import Transaction
 from .context import DeviceManagerContext, IoManagerContext
 from .device import DeviceIo, DeviceIoMut, Mutex
@@ -428,12 +428,12 @@ class DeviceManager(Mapping[str, DeviceIo]):
         )
 
     def _unmap(self, ctx: Any, device: DeviceIo, trapped: DeviceResources) -> None:
-        if not isinstance(device, HostMemory) and trapped.get_mem_address_ranges():
+        if not is_memory(device) and trapped.get_mem_address_ranges():
             # The device's memory is not on the bus, but that of another device may be at the same addresses.
             trapped = DeviceResources(each for each in trapped if not isinstance(each, MemAddressRange))
         if isinstance(ctx, Transaction):
             # Unregistering goes by base and size alone. If the device has moved, another one may own the range.
-            for space, base, last in trapped_ranges(trapped, isinstance(device, HostMemory)):
+            for space, base, last in trapped_ranges(trapped, is_memory(device)):
                 if ctx.find(space, base) is not device:
                     raise NoDeviceError(space, base, last - base + 1, exact=True)
         self.io_context.unregister_device_io(ctx, trapped)
@@ -510,7 +510,7 @@ def _trapped(device: DeviceIo, resources: DeviceResources) -> DeviceResources:
 
 def _ranges_of(entry: _Entry) -> tuple[str, ...]:
     """Return where a device says that it is to be registered now."""
-    trapped = trapped_ranges(_trapped(entry.device, entry.resources), isinstance(entry.device, HostMemory))
+    trapped = trapped_ranges(_trapped(entry.device, entry.resources), is_memory(entry.device))
     return tuple(f"{space} {format_range(base, last)}" for space, base, last in trapped)
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from .address import Space
 
 __all__ = [
+    "AccessRuleError",
     "DeviceModelError",
     "DeviceOverlapError",
     "DuplicateDeviceError",
@@ -519,3 +520,40 @@ class NotRamError(DeviceModelError, ValueError):
         if self.ram_size == 0:
             return f"no view of {asked}: its first byte is not RAM; {owner}"
         return f"no view of {asked}: the RAM ends before {self.address + self.ram_size:#x}; {owner}"
+
+
+class AccessRuleError(DeviceModelError, ValueError):
+    """A `dbs_device.memory.AccessRule` refuses an access.
+
+    Parameters
+    ----------
+    device : object
+        The adapter.
+    offset : int
+        First byte of the access.
+    size : int
+        Bytes of it.
+    write : bool
+        Whether it is a write.
+    reason : {"unaligned", "wide", "narrow"}
+        The rule that refuses it.
+
+    Attributes
+    ----------
+    device, offset, size, write, reason
+        The parameters.
+    """
+
+    def __init__(self, device: object, offset: int, size: int, write: bool, reason: str) -> None:
+        super().__init__(device, offset, size, write, reason)
+        self.device = device
+        self.offset = offset
+        self.size = size
+        self.write = write
+        self.reason = reason
+
+    def __str__(self) -> str:
+        verb = "write" if self.write else "read"
+        access = f"a {verb} of {format_count(self.size, 'byte')} at offset {self.offset:#x}"
+        reason = self.reason if self.reason == "unaligned" else f"too {self.reason}"
+        return f"{access} is {reason} for {describe_device(self.device)}"

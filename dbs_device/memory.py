@@ -20,20 +20,34 @@ PIO: 0 ranges
 
 from __future__ import annotations
 
+from ._engine.access_rules import AccessRule, PartialDecode
+from ._engine.adapters import Adapter, Alias, Mirror
 from ._engine.address_map import MappedMemory
 from ._engine.guest_memory import GuestMemory, memory_of
 from ._engine.memory import HostMemory, Ram, Rom
+from ._engine.memory_view import MemoryView
+from ._engine.unimplemented import Unimplemented, UnimplementedAccess, unimplemented_report
 from .device import DeviceIo  # noqa: F401  (annotations of MappedMemory)
-from .errors import MemoryBoundsError, NotRamError, RomWriteError
+from .errors import AccessRuleError, MemoryBoundsError, NotRamError, RomWriteError
 
 __all__ = [
+    "AccessRule",
+    "AccessRuleError",
+    "Adapter",
+    "Alias",
     "GuestMemory",
     "HostMemory",
     "MappedMemory",
     "MemoryBoundsError",
+    "MemoryView",
+    "Mirror",
     "NotRamError",
+    "PartialDecode",
     "Ram",
     "Rom",
     "RomWriteError",
+    "Unimplemented",
+    "UnimplementedAccess",
     "memory_of",
+    "unimplemented_report",
 ]

@@ -57,7 +57,7 @@ class Stateful(Protocol):
         """Go on from a state; a `StateError` if it does not fit, and nothing is changed.
 
         Interrupt lines that the object drives are set to their levels at the end. A controller saves the levels of its
-        inputs: a line that is set to the level that it has is no edge.
+        inputs: setting a line to the level that it has makes no edge.
         """
         ...
 
@@ -153,13 +153,13 @@ class MachineState(Mapping[str, DeviceState]):
         Raises
         ------
         StateError
-            The names, the types or the versions of the parts are not those of the states, or a part refuses its state.
+            The names, types or versions of parts and states differ, or a part refuses its state.
             Nothing is changed: parts that had loaded their state have been given back the one before it.
         """
         self._apply({name: Part(target) for name, target in parts.items()})
 
     def _apply(self, parts: Mapping[str, Part]) -> None:
-        """Load the states into parts whose resources and ranges are those of the states."""
+        """Load the states into parts, and compare resources and ranges with theirs."""
         self._check(parts)
         before = self._collect(parts)
         try:
@@ -290,7 +290,10 @@ def _stateful(name: str, part: Part) -> Iterator[Any]:
 
 
 def _version_of(target: object) -> int:
-    return int(getattr(target, "version", 1))
+    version = getattr(target, "version", 1)
+    if not isinstance(version, int):
+        raise StateError(f"{type(target).__qualname__}.version is an int, the version of its state, not {version!r}")
+    return version
 
 
 def _describe(type_name: str, version: int) -> str:
@@ -399,6 +402,12 @@ class AttributeState:
 
     version: ClassVar[int] = 1
     saved: ClassVar[Mapping[str, Saved]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        names = [name.lstrip("_") for name in cls.saved]
+        if len(names) != len(set(names)):
+            raise TypeError(f"{cls.__qualname__}.saved has names that differ by leading underscores only: {names}")
 
     def save_state(self) -> dict[str, Any]:
         """Return the attributes that `saved` names."""

@@ -2,11 +2,13 @@
 
 import ctypes
 import gc
+import itertools
 import sys
 import weakref
 from pathlib import Path
 
 import pytest
+from helpers import Worker
 
 from dbs_device import (
     CallbackHandle,
@@ -15,9 +17,11 @@ from dbs_device import (
     NativeDevice,
     NoDeviceError,
     Resource,
+    Space,
     entry_point_addresses,
     get_include,
 )
+from dbs_device.trace import TraceRecorder
 
 U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
 SIZE = ctypes.c_size_t
@@ -33,6 +37,7 @@ SIGNATURES = {
     "pio_in_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
     "pio_out_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
     "refuse_unowned": (None, POINTER, INT),
+    "record": (None, POINTER, ctypes.py_object, INT, INT, U64, UINT, U64),
 }
 C = {name: ctypes.CFUNCTYPE(*types)(entry_point_addresses()[name]) for name, types in SIGNATURES.items()}
 
@@ -88,6 +93,19 @@ def test_the_shape_of_unicorn_takes_offsets_from_the_base_of_the_handle():
     C["uc_pio_out"](None, 0x40, 4, 0xCAFE, handle.address)
     assert C["uc_pio_in"](None, 0x40, 2, handle.address) == 0xCAFE
     assert C["mmio_load"](handle.address, 0, 2) == 0xCAFE
+
+
+def test_accesses_are_recorded_at_the_address_that_the_bus_has_seen():
+    handle = handle_on(Registers(), base=0x1000)
+    recorder = TraceRecorder(IoManager())
+    C["record"](handle.address, recorder, 1, 0, 4, 2, 0x12345)
+    C["record"](handle.address, recorder, 0, 1, 0x48, 1, 7)
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, False, 0x1004, 2, 0x2345),
+        (Space.PIO, True, 0x48, 1, 7),
+    ]
+    C["record"](handle.address, "recorder", 1, 0, 4, 2, 0)
+    assert type(handle.pop_exception()) is TypeError
 
 
 def test_a_handle_follows_the_manager():
@@ -325,3 +343,35 @@ def test_an_open_bus_serves_what_a_handle_would_refuse():
     assert C["mmio_load"](handle.address, 0x1000, 2) == 0xA5A5
     assert C["pio_in_string"](handle.address, 0x80, 1, ctypes.create_string_buffer(4), 4) == 4
     assert handle.pop_exception() is None
+
+
+def test_each_exception_is_popped_once_whichever_threads_latch_and_pop(impatient_interpreter):
+    raised = itertools.count()
+
+    class Failing(DeviceIo):
+        unhandled = "ignore"
+
+        def load(self, base, offset, size):
+            raise LookupError(next(raised))
+
+    handle = handle_on(Failing())
+    popped, stop = [], False
+
+    def load():
+        for _ in range(1000):
+            C["mmio_load"](handle.address, 0x1000, 4)
+
+    def pop():
+        while not stop:
+            if (error := handle.pop_exception()) is not None:
+                popped.append(error.args[0])
+
+    loaders, poppers = [Worker(load) for _ in range(2)], [Worker(pop) for _ in range(2)]
+    for loader in loaders:
+        loader.result()
+    stop = True
+    for popper in poppers:
+        popper.result()
+    while (error := handle.pop_exception()) is not None:
+        popped.append(error.args[0])
+    assert sorted(popped) == list(range(next(raised)))

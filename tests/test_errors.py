@@ -10,6 +10,7 @@ import pytest
 from dbs_device import errors
 from dbs_device.address import Space
 from dbs_device.errors import (
+    AccessRuleError,
     DeviceModelError,
     DeviceOverlapError,
     DuplicateDeviceError,
@@ -76,6 +77,8 @@ EXAMPLES = {
     RegisterAccessError("uart", 0x2, 1, False, "SR"): (
         "a read of 1 byte at 0x2 of 'uart' has a size or alignment that SR does not allow"
     ),
+    AccessRuleError("uart", 0x8, 1, False, "narrow"): "a read of 1 byte at offset 0x8 is too narrow for 'uart'",
+    AccessRuleError("uart", 0x7, 4, True, "unaligned"): "a write of 4 bytes at offset 0x7 is unaligned for 'uart'",
     MemoryBoundsError("dimm0", 0xFFE, 4, False): "a read of 4 bytes at offset 0xffe runs past the end of 'dimm0'",
     RomWriteError("flash", 0x10, 1): "a write of 1 byte at offset 0x10 of 'flash', which is read-only",
     NotRamError(0x1000, 0x20, 0x10, "uart"): (
@@ -107,6 +110,7 @@ def test_every_error_has_an_example_and_one_base():
         (InvalidRangeError, (DeviceModelError, ValueError)),
         (TransactionError, (DeviceModelError,)),
         (LayoutError, (DeviceModelError, ValueError)),
+        (AccessRuleError, (DeviceModelError, ValueError)),
         (MemoryBoundsError, (DeviceModelError, IndexError)),
         (NotRamError, (DeviceModelError, ValueError)),
         (RomWriteError, (DeviceModelError,)),

@@ -159,7 +159,7 @@ def kept_views_and_device():
             self.kept = []
 
         def handle(self, base, offset, data):
-            self.kept.append((data, memoryview(data.obj), self))
+            self.kept.append((data, data.obj and memoryview(data.obj), self))
 
         read = write = pio_read = pio_write = handle
 

@@ -25,7 +25,7 @@ def native_echo(tmp_path_factory):
         include_path=[str(HERE.parent)],
         build_dir=str(folder),
         quiet=True,
-        language_level=3,
+        compiler_directives={"language_level": 3, "freethreading_compatible": True},
     )
     command = build_ext(Distribution({"ext_modules": modules}))
     command.build_lib, command.build_temp = str(folder), str(folder / "temp")

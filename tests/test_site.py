@@ -77,3 +77,9 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_device_of_the_library_is_on_its_page_once():
+    page = (ROOT / "docs" / "devices-library.md").read_text()
+    rows = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE)))
+    assert sorted(rows) == sorted(path.stem for path in (ROOT / "dbs_device" / "devices").glob("[a-z]*.py"))

@@ -160,6 +160,14 @@ def test_a_state_that_is_not_a_dict_is_refused():
         MachineState.of({"uart": Plain([])})
 
 
+def test_a_version_is_an_int():
+    class Firmware(Latch):
+        version = "1.0"
+
+    with pytest.raises(StateError, match=r"Firmware\.version is an int, the version of its state, not '1\.0'"):
+        MachineState.of({"latch": Firmware()})
+
+
 def test_a_state_that_contains_itself_is_refused():
     state = {}
     state["self"] = state
@@ -430,6 +438,13 @@ def test_an_attribute_that_does_not_fit_is_named_and_nothing_is_changed(change, 
 def test_a_state_of_attributes_is_a_dict_with_all_of_them(wrong):
     with pytest.raises(StateError, match="the state of Everything has number, "):
         Everything().load_state(wrong)
+
+
+def test_names_that_would_be_one_in_the_state_are_refused():
+    with pytest.raises(TypeError, match=r"Twice\.saved has names that differ by leading underscores only"):
+
+        class Twice(AttributeState):
+            saved: ClassVar = {"_value": None, "value": None}
 
 
 def test_protocol():

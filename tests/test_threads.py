@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 from helpers import (
@@ -443,3 +447,15 @@ def test_callbacks_may_be_added_and_removed_while_changes_are_made(impatient_int
     for subscriber in subscribers:
         subscriber.result()
     assert len(always) == 2000
+
+
+@pytest.mark.slow
+def test_guests_in_c_reach_the_right_devices_while_the_map_changes(tmp_path, monkeypatch):
+    """The stress that `make tsan` runs."""
+    folder = Path(__file__).with_name("sanitize")
+    build = [sys.executable, folder / "build_guests.py", "--quiet", "build_ext", "--inplace"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    stress = importlib.import_module("stress")
+    assert stress.Stress(30_000, python_every=64).run() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import re
 import subprocess
@@ -21,6 +22,7 @@ from helpers import (
     Recorder,
     Worker,
     assert_unlocked,
+    check_in_child,
     each_space,
     map_both,
     on_another_thread,
@@ -42,6 +44,14 @@ from dbs_device import (
 FINISHED = "finished"
 FOREIGN = "another thread"
 NESTED = r"\bthis thread\b.*\bopen\b"
+
+
+@pytest.fixture
+def without_collection():
+    """Have the garbage collector run where it is called only."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 # ----------------------------------------------------------------------------- commit and cancel
@@ -570,6 +580,42 @@ def test_a_transaction_in_a_cycle_of_garbage_is_cancelled():
     assert len(manager.mmio_bus) == 0
 
 
+def drop_in_a_cycle(manager):
+    """Begin a transaction, and leave it with an exception whose traceback leads to itself."""
+    transaction = manager.begin_tx()
+    transaction.register_device_io(Recorder(), [MMIO.range(0, 1)])
+    try:
+        raise ValueError
+    except ValueError as error:
+        kept = [error]
+        kept.append(kept)
+
+
+@pytest.mark.parametrize("waits_already", [False, True])
+def test_a_transaction_dropped_in_a_cycle_holds_up_no_other_thread(waits_already, without_collection):
+    manager = IoManager()
+    if waits_already:
+        transaction = manager.begin_tx()
+        worker = Worker(lambda: manager.begin_tx().cancel())
+        worker.join(ENOUGH_TO_GO_WRONG)
+        assert worker.is_alive()
+        cycle = [transaction]
+        cycle.append(cycle)
+        del cycle, transaction
+    else:
+        drop_in_a_cycle(manager)
+        worker = Worker(lambda: manager.begin_tx().cancel())
+    worker.result()
+    assert len(manager.mmio_bus) == 0
+
+
+def test_a_transaction_dropped_in_a_cycle_does_not_hold_up_its_own_thread(without_collection):
+    manager = IoManager()
+    drop_in_a_cycle(manager)
+    manager.register_device_io(Recorder(), [MMIO.range(0, 1)])
+    assert len(manager.mmio_bus) == 1
+
+
 def test_a_transaction_dropped_by_another_thread_is_cancelled():
     manager = IoManager()
     transactions = [manager.begin_tx()]
@@ -619,6 +665,55 @@ def test_a_thread_that_ends_admits_the_writers_that_wait():
     holder.result()
     waiter.result()
     assert len(manager.mmio_bus) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_child_process_cancels_the_transaction_of_another_thread(waits):
+    manager = IoManager()
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work():
+        with manager.begin_tx() as transaction:
+            transaction.register_device_io(Recorder(), [MMIO.range(0, 1)])
+            begun.set()
+            assert may_end.wait(30)
+
+    def check():
+        assert len(manager.mmio_bus) == 0
+        manager.register_device_io(Recorder(), [MMIO.range(0, 2)])
+        assert_unlocked(manager)
+
+    worker = Worker(work)
+    assert begun.wait(30)
+    if waits:
+        waiter = Worker(lambda: manager.begin_tx().cancel())
+        waiter.join(ENOUGH_TO_GO_WRONG)
+    check_in_child(check)
+    may_end.set()
+    worker.result()
+    if waits:
+        waiter.result()
+    assert ranges_of(manager.mmio_bus) == [(0, 0)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_transaction_of_the_thread_that_forks_is_open_in_both_processes():
+    manager = IoManager()
+    transaction = manager.begin_tx()
+    transaction.register_device_io(Recorder(), [MMIO.range(0, 1)])
+
+    def check():
+        transaction.register_device_io(Recorder(), [MMIO.range(1, 1)])
+        transaction.commit()
+        assert len(manager.mmio_bus) == 2
+        assert_unlocked(manager)
+
+    check_in_child(check)
+    transaction.commit()
+    assert len(manager.mmio_bus) == 1
+    assert_unlocked(manager)
 
 
 def test_the_end_of_a_thread_does_not_touch_transactions_that_are_not_its_own():

@@ -7,30 +7,12 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memset
 
-from .platform cimport dbs_view_is_unshared
+from .platform cimport dbs_view_as_bytes, dbs_view_is_unshared
 
 import sys
 
 
 # ----------------------------------------------------------------------------- the caller's buffer
-
-
-@cython.final
-@cython.no_gc_clear
-cdef class FlatBuffer:
-    """Exports the memory of a buffer as bytes in one dimension, which not every exporter can be cast to."""
-
-    # A memoryview, and no Py_buffer, which the garbage collector could not see through. Never cleared by it: a view of
-    # this buffer may outlive the clearing.
-    cdef object source
-    cdef bint readonly
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        cdef Py_buffer *memory
-        if self.source is None:  # made by FlatBuffer.__new__
-            raise BufferError("an empty FlatBuffer has no memory")
-        memory = PyMemoryView_GET_BUFFER(self.source)
-        PyBuffer_FillInfo(buffer, self, memory.buf, memory.len, self.readonly, flags)
 
 
 cdef bint is_of_references(const char *format) noexcept:
@@ -106,15 +88,15 @@ cdef object open_view(object data, bint for_read):
 
 
 cdef object flat_view_of(object data, object view, bint for_read):
-    """Return the flat memoryview that a device is given for `data`, of which `open_view` has returned `view`."""
+    """Return the flat memoryview that a device is given for `data`, of which `open_view` has returned `view`.
+
+    It shares the managed buffer of `view`: when the garbage collector releases that, CPython refuses every use of it.
+    """
     cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
-    cdef FlatBuffer flat
     if buffer.ndim == 1 and buffer.format[0] == c'B' and buffer.format[1] == 0 and buffer.readonly != for_read:
         return data if PyMemoryView_Check(data) else view
-    flat = FlatBuffer.__new__(FlatBuffer)
-    flat.source = view
-    flat.readonly = not for_read
-    return PyMemoryView_FromObject(flat)
+    dbs_view_as_bytes(view, not for_read)
+    return view.cast("B")
 
 
 # ----------------------------------------------------------------------------- bounce buffers

@@ -3,12 +3,13 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memmove
 
 from .access cimport address_of, aligned_piece, background_of, c_read, c_write, raise_unowned
+from .adapters cimport host_memory, is_memory, memory_behind
 from .buffers cimport plain_view
-from .memory cimport NO_MEMORY, RAM, ROM, HostMemory, MemoryKind, kind_of_device, memory_kind
+from .memory cimport NO_MEMORY, RAM, ROM, HostMemory, MemoryKind
 from .platform cimport set_public_name
 from .tables cimport (
     MMIO,
@@ -22,6 +23,7 @@ from .tables cimport (
     last_base_at_or_below,
     new_entry,
     published_tables_of,
+    slot_of,
 )
 
 import copyreg
@@ -38,7 +40,6 @@ __all__ = ["GuestMemory", "memory_of"]
 cdef MemoryKind memory_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil:
     """Find the host's memory behind an address, and the last address up to which it is in one piece."""
     cdef Ranges *ranges = &tables.mmio.ranges
-    cdef const Slot *slot
     cdef MemoryKind kind
     cdef size_t index
     if find_range(ranges, address, &index):
@@ -50,11 +51,10 @@ cdef MemoryKind memory_at(IoTables tables, uint64_t address, uint8_t **pointer, 
             return NO_MEMORY
         index = 0
         last[0] = min(last[0], ranges.slots[0].last)
-    slot = &ranges.slots[index]
-    kind = memory_kind(<void *>slot.read, <void *>slot.write)
+    kind = host_memory(&ranges.slots[index], pointer)
     # Registration has checked that the memory fills the range.
     if kind != NO_MEMORY:
-        pointer[0] = (<HostMemory>slot.target)._start + (address - ranges.bases[index])
+        pointer[0] += address - ranges.bases[index]
     return kind
 
 
@@ -80,20 +80,20 @@ def memory_of(mapped):
     Returns
     -------
     MappedMemory or None
-        None unless all that an access of the range does is to read, or read and write, the memory of a `HostMemory`.
+        None unless all that an access of the range does is to read, or read and write, the memory of a `HostMemory`,
+        at once or through `Alias`.
     """
     cdef RangeEntry entry
-    cdef HostMemory memory
+    cdef Slot slot
+    cdef uint8_t *start
     cdef MemoryKind kind = NO_MEMORY
     space, base, last, device, name = mapped
-    if space == Space.MMIO and isinstance(device, HostMemory):
+    if space == Space.MMIO and is_memory(device):
         entry = new_entry(MMIO, base, last, device, name)
         if entry.is_native:
-            kind = kind_of_device(device)
-    if kind == NO_MEMORY:
-        return None
-    memory = device
-    return MappedMemory(base, last, memory.address, kind == RAM, device)
+            slot = slot_of(entry)
+            kind = host_memory(&slot, &start)
+    return None if kind == NO_MEMORY else MappedMemory(base, last, <uintptr_t>start, kind == RAM, device)
 
 
 cdef object owner_of(IoTables tables, uint64_t address):
@@ -319,7 +319,7 @@ cdef class GuestMemory:
             raise NotRamError(address, size, 0, owner_of(tables, address))
         if size - 1 > last - address:
             raise NotRamError(address, size, last - address + 1, owner_of(tables, last + 1))
-        memory = owner_of(tables, address)
+        memory = memory_behind(owner_of(tables, address))
         offset = pointer - memory._start
         return memory.view[offset : offset + size]
 

@@ -29,4 +29,3 @@ cdef enum MemoryKind:
 
 
 cdef MemoryKind memory_kind(void *read, void *write) noexcept nogil
-cdef MemoryKind kind_of_device(NativeDevice device) noexcept

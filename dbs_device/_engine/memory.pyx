@@ -390,10 +390,6 @@ cdef MemoryKind memory_kind(void *read, void *write) noexcept nogil:
     return RAM if write == ram_write else ROM
 
 
-cdef MemoryKind kind_of_device(NativeDevice device) noexcept:
-    return memory_kind(<void *>device.c_read, <void *>device.c_write)
-
-
 set_public_name(HostMemory, b"dbs_device.memory.HostMemory")
 set_public_name(Ram, b"dbs_device.memory.Ram")
 set_public_name(Rom, b"dbs_device.memory.Rom")

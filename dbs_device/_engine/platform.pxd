@@ -115,6 +115,18 @@ cdef extern from * nogil:
                Py_REFCNT(self->mbuf->master.obj) == 2;
     #endif
     }
+    /* Make a memoryview that nobody else has one of bytes, so that it can be cast to one dimension whatever its format,
+       and on request read-only. Then it does not show the exporter either, through which the memory can be written;
+       its managed buffer holds that. */
+    static inline void dbs_view_as_bytes(PyObject *view, int read_only) {
+        Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
+        buffer->format = (char *)"B";
+        if (read_only) {
+            buffer->readonly = 1;
+            buffer->obj = NULL;
+        }
+    }
+
     /* The memory of the usual buffers without the buffer protocol, which takes a third of the time of a small access: a
        memoryview that can be passed to a device unchanged (flat, unsigned bytes, writable for a read and read-only for
        a write, not released), bytes to be written, or a bytearray to be read into. Anything else, or an empty buffer,
@@ -236,6 +248,7 @@ cdef extern from * nogil:
 
 
 cdef extern from *:
+    void dbs_view_as_bytes(object view, bint read_only) noexcept
     bint dbs_view_is_unshared(PyObject *view) noexcept  # a pointer: for an object, Cython would add a reference
 
     cdef enum:

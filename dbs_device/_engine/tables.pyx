@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t, uintptr_t
 
 from .native cimport NativeDevice
 from .pins cimport refer_for_pins
-from .platform cimport dbs_generation_store, dbs_replace_int, dbs_word_store, set_public_name
+from .platform cimport dbs_generation_store, dbs_replace_int, dbs_word_exchange, set_public_name
 
 import warnings
 import weakref
@@ -199,6 +199,29 @@ cdef RangeEntry new_entry(SpaceId space, uint64_t base, uint64_t last, object de
     return entry
 
 
+cdef RangeEntry entry_at(RangeEntry entry, uint64_t base):
+    """Return an entry like another one, but for its base: the handlers are those that were looked up for the other."""
+    cdef RangeEntry copy = RangeEntry.__new__(RangeEntry)
+    copy.space = entry.space
+    copy.base = base
+    copy.last = entry.last
+    copy.device = entry.device
+    copy.name = entry.name
+    copy.is_native = entry.is_native
+    copy.byte_order = entry.byte_order
+    copy.base_object = new_int(entry.offsets.address_type, base)
+    copy.base_integer = base
+    copy.offsets = entry.offsets
+    copy.read_function, copy.read_self = entry.read_function, entry.read_self
+    copy.write_function, copy.write_self = entry.write_function, entry.write_self
+    copy.load_function, copy.load_self = entry.load_function, entry.load_self
+    copy.store_function, copy.store_self = entry.store_function, entry.store_self
+    copy.has_read, copy.has_write = entry.has_read, entry.has_write
+    copy.has_load, copy.has_store = entry.has_load, entry.has_store
+    copy.lock = entry.lock
+    return copy
+
+
 cdef object classes_warned_about = weakref.WeakSet()
 
 
@@ -253,8 +276,8 @@ cdef class RangeTable:
 cdef Slot slot_of(RangeEntry entry) noexcept:
     cdef NativeDevice device
     cdef Slot slot = Slot(entry.last, <PyObject *>entry, NULL, NULL)
-    if entry.is_native:
-        device = <NativeDevice>entry.device
+    if entry.is_native or entry.interposed is not None:
+        device = <NativeDevice>entry.device if entry.interposed is None else entry.interposed
         slot.target = <PyObject *>device
         if entry.space == PIO:
             slot.read = <NativeRead><void *>device.c_pio_read
@@ -402,6 +425,19 @@ cdef class IoTables:
         self.options.unowned = UNOWNED_REJECTED
 
 
+cdef IoTables with_byte_order(IoTables tables, bint big_endian):
+    """Return the same tables for a caller whose integers have a byte order of their own."""
+    cdef IoTables copy = IoTables.__new__(IoTables)
+    copy.generation = tables.generation
+    copy.pio = tables.pio
+    copy.mmio = tables.mmio
+    copy.background = tables.background
+    copy.options = tables.options
+    copy.options.big_endian = big_endian
+    copy.unowned_accesses = tables.unowned_accesses
+    return copy
+
+
 set_public_name(IoTables, b"dbs_device.IoTables")
 
 cdef IoTables owner_of_no_tables = IoTables.__new__(IoTables)
@@ -420,20 +456,21 @@ cdef class PublishedTables:
 
     cdef int publish(self, RangeTable pio, RangeTable mmio, RangeTable background, Options options) except -1:
         """Replace the pair of tables by a new one."""
-        cdef IoTables old = self._tables
         cdef IoTables new = IoTables.__new__(IoTables)
+        cdef PyObject *old
         new.pio = pio
         new.mmio = mmio
         new.background = background
         new.options = options
         new.unowned_accesses = self._unowned_accesses
-        new.generation = old.generation + 1
-        Py_INCREF(new)  # the reference of `_tables`, where `old` leaves one
+        Py_INCREF(new)  # the reference of `_tables`, which leaves that of `old`
+        # Atomic, since `IoManager.__init__` publishes too, without the lock of transactions.
         with cython.critical_section(self):
-            dbs_word_store(dbs_tables_word(self), <uintptr_t><PyObject *>new)
-        dbs_generation_store(&self._generation, new.generation)
-        refer_for_pins(<PyObject *>old)
-        Py_DECREF(old)
+            new.generation = self._tables.generation + 1
+            old = <PyObject *>dbs_word_exchange(dbs_tables_word(self), <uintptr_t><PyObject *>new)
+            dbs_generation_store(&self._generation, new.generation)
+        refer_for_pins(old)
+        Py_DECREF(<object>old)
         return 0
 
 

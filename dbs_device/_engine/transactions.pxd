@@ -1,14 +1,16 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from .platform cimport dbs_word
 from .tables cimport PublishedTables, RangeEntry, RangeTable, SpaceId
 
 
 cdef class ManagerState(PublishedTables):
     cdef object writer_lock
-    cdef unsigned long writer  # identity of the thread whose transaction is open, or 0
+    cdef dbs_word writer  # identity of the thread whose transaction is open, or 0
     cdef object thread_exit_guard
     cdef dict callbacks
+    cdef tuple counters  # the open AccessCounts
 
 
 cdef struct Node:
@@ -58,6 +60,7 @@ cdef class Transaction:
     cdef int check_open(self) except -1
     cdef int finish(self) except -1
     cdef void forget_changes(self) noexcept
+    cdef bint is_big_endian(self) except -1
     cdef int release_writer_lock(self) except -1
     cdef TableChanges changes(self, SpaceId space)
     cdef int add_entries(self, list entries) except -1
@@ -65,6 +68,8 @@ cdef class Transaction:
 
 
 cdef Transaction begin_transaction(object manager)
-cdef list new_entries(object device, object resources, object name)
+cdef list new_entries(object manager, object device, object resources, object name)
 cdef tuple ranges_to_remove(object resources)
-cdef RangeTable background_table(object device)
+cdef RangeTable background_table(object device, bint big_endian)
+cdef RangeTable counted_table(RangeTable table, tuple counters, bint big_endian)
+cdef int change_counters(object manager, object counter, bint is_opened) except -1

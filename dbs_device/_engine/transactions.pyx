@@ -11,8 +11,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .access cimport address_of
+from .adapters cimport is_memory, prepare
 from .memory cimport HostMemory
-from .platform cimport set_public_name
+from .platform cimport dbs_word_load, dbs_word_store, set_public_name
 from .tables cimport (
     MMIO,
     PIO,
@@ -37,6 +38,7 @@ from .tables cimport (
     warn_if_unhandled,
 )
 
+import gc
 import threading
 import weakref
 from random import getrandbits
@@ -47,8 +49,6 @@ from ..errors import (
     NoDeviceError,
     TransactionError,
     describe_device,
-    format_count,
-    format_range,
 )
 from .address_map import memory_ranges, trapped_ranges
 
@@ -318,23 +318,26 @@ cdef class ManagerState(PublishedTables):
         self.writer_lock = threading.Lock()
         self.thread_exit_guard = threading.local()
         self.callbacks = {}
+        self.counters = ()
 
 
-cdef list new_entries(object device, object resources, object name):
+cdef list new_entries(object manager, object device, object resources, object name):
     """Check a registration and return its entries. Handlers are looked up here, without a lock held."""
-    cdef list entries
+    cdef PublishedTables published = published_tables_of(manager)
+    cdef IoTables tables
+    cdef list entries, ranges
     check_device(device)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {type(name).__name__}")
-    ranges = trapped_ranges(resources, isinstance(device, HostMemory))
-    if isinstance(device, HostMemory):
-        check_memory_size(<HostMemory>device, ranges)
+    ranges = trapped_ranges(resources, is_memory(device))
+    tables = current_tables(<PyObject *>published)
+    prepare(device, ranges, tables.options.big_endian)
     entries = [new_entry(<SpaceId><int>space, base, last, device, name) for space, base, last in ranges]
     warn_if_unhandled(entries)
     return entries
 
 
-cdef RangeTable background_table(object device):
+cdef RangeTable background_table(object device, bint big_endian):
     """Return the table of the device behind all ranges: it is called for the whole space, memory for its size."""
     cdef uint64_t last = <uint64_t>-1
     cdef list entries
@@ -343,26 +346,31 @@ cdef RangeTable background_table(object device):
         if device.size == 0:
             raise InvalidRangeError(f"{describe_device(device)} has no memory")
         last = device.size - 1
+    prepare(device, [(space_of(MMIO), 0, last)], big_endian)
     entries = [new_entry(MMIO, 0, last, device, "background")]
     warn_if_unhandled(entries)
     return table_of_one(entries[0])
-
-
-cdef int check_memory_size(HostMemory memory, list ranges) except -1:
-    """Raise `InvalidRangeError` for a range that the memory would not fill."""
-    for space, base, last in ranges:
-        if last - base + 1 > memory.size:
-            raise InvalidRangeError(
-                f"{space} range {format_range(base, last)} is larger than the {format_count(memory.size, 'byte')} of "
-                f"{describe_device(memory)}"
-            )
-    return 0
 
 
 cdef tuple ranges_to_remove(object resources):
     """Return the PIO and MMIO ranges among resources to be unregistered, and the (base, last) of those of memory."""
     resources = list(resources)
     return trapped_ranges(resources), memory_ranges(resources)
+
+
+cdef int acquire_writer_lock(ManagerState state) except -1:
+    """Wait until no other thread has a transaction open.
+
+    One that was dropped in a reference cycle is open until the garbage collector runs, for which threads that wait give
+    no cause: so they run it themselves, less and less often.
+    """
+    cdef double patience = 0.05  # seconds
+    if state.writer_lock.acquire(False):
+        return 0
+    while not state.writer_lock.acquire(timeout=patience):
+        gc.collect()
+        patience *= 2
+    return 0
 
 
 cdef Transaction begin_transaction(object manager):
@@ -372,15 +380,17 @@ cdef Transaction begin_transaction(object manager):
     cdef Transaction transaction
     cdef CancelAtThreadExit guard
     cdef IoTables tables
-    if state.writer == thread:
+    if dbs_word_load(&state.writer) == thread:
+        gc.collect()  # it may have been dropped, in a reference cycle
+    if dbs_word_load(&state.writer) == thread:
         raise TransactionError(
             "this thread has a transaction open on this IoManager: make the change in it, or finish it first"
         )
     transaction = Transaction.__new__(Transaction)
     guard = CancelAtThreadExit.__new__(CancelAtThreadExit)
     guard.transaction = weakref.ref(transaction)
-    state.writer_lock.acquire()
-    state.writer = thread
+    acquire_writer_lock(state)
+    dbs_word_store(&state.writer, thread)
     transaction._manager = manager
     transaction._state = state
     transaction._thread = thread
@@ -443,8 +453,11 @@ cdef class Transaction:
         self._pio = None
         self._mmio = None
 
+    cdef bint is_big_endian(self) except -1:
+        return current_tables(<PyObject *>self._state).options.big_endian
+
     cdef int release_writer_lock(self) except -1:
-        self._state.writer = 0
+        dbs_word_store(&self._state.writer, 0)
         self._state.writer_lock.release()
         return 0
 
@@ -457,6 +470,8 @@ cdef class Transaction:
         cdef TableChanges changes
         cdef list added = []
         for entry in entries:
+            if self._state.counters:
+                entry = counted_entry(entry, self._state.counters, self.is_big_endian())
             changes = self.changes(entry.space)
             other = changes.overlapping(entry.base, entry.last)
             if other is not None:
@@ -485,7 +500,7 @@ cdef class Transaction:
         ranges, memory = ranges_to_remove
         for base, last in memory:
             entry = self._mmio.exactly(base, last)
-            if entry is not None and isinstance(entry.device, HostMemory):
+            if entry is not None and is_memory(entry.device):
                 entries.add(entry)
         for space, base, last in ranges:
             changes = self.changes(<SpaceId><int>space)
@@ -537,7 +552,7 @@ cdef class Transaction:
             The device's class has no handler for the space of a range. Once for each class.
         """
         self.check_open()
-        entries = new_entries(device, resources, name)
+        entries = new_entries(self._manager, device, resources, name)
         self.check_open()  # again: the resources may be a generator, which can have finished the transaction
         self.add_entries(entries)
 
@@ -654,6 +669,56 @@ cdef class Transaction:
             self.commit()
         else:
             self.cancel()
+
+
+# ----------------------------------------------------------------------------- counts of accesses
+
+
+cdef RangeEntry counted_entry(RangeEntry entry, tuple counters, bint big_endian):
+    """Return an entry that is served through these counters and no others."""
+    while entry.interposed is not None:
+        entry = entry.interposed.counted_entry
+    for counter in counters:
+        entry = counter._interpose(entry, big_endian)
+    return entry
+
+
+cdef RangeTable counted_table(RangeTable table, tuple counters, bint big_endian):
+    cdef TableWriter writer
+    cdef RangeEntry entry
+    if not table.entries:
+        return table
+    writer = TableWriter(table.ranges.count, [])
+    for entry in table.entries:
+        writer.append(counted_entry(entry, counters, big_endian))
+    return new_table(
+        table.ranges.space, table.ranges.count, writer.bases, writer.lasts, writer.slots, writer.entries
+    )
+
+
+cdef int change_counters(object manager, object counter, bint is_opened) except -1:
+    """Publish tables whose accesses a counter counts, or no longer counts. The map stays as it is."""
+    cdef Transaction transaction = begin_transaction(manager)
+    cdef ManagerState state = transaction._state
+    cdef IoTables tables
+    cdef tuple counters
+    cdef bint big_endian
+    try:
+        tables = current_tables(<PyObject *>state)
+        big_endian = tables.options.big_endian
+        counters = tuple([each for each in state.counters if each is not counter])
+        if is_opened:
+            counters += (counter,)
+        state.publish(
+            counted_table(tables.pio, counters, big_endian),
+            counted_table(tables.mmio, counters, big_endian),
+            counted_table(tables.background, counters, big_endian),
+            tables.options,
+        )
+        state.counters = counters
+    finally:
+        transaction.finish()
+    return 0
 
 
 cdef int notify(ManagerState state, Transaction transaction) except -1:

@@ -1,4 +1,4 @@
-"""DMA controllers and page registers, without transfers: no device of this machine requests any.
+"""DMA controllers and page registers, without transfers.
 
 Datasheet: Intel 8237A; Intel 82371AB (PIIX4), "DMA registers", for the ports of the pair and of the page registers.
 """

@@ -25,7 +25,7 @@ SMRAM_UNLOCKED = SMRAM_OPEN | SMRAM_CLOSED | SMRAM_LOCKED | SMRAM_ENABLED  # the
 class HostBridge(PciFunction):
     """The 82441FX.
 
-    The memory that PAM controls is always RAM in this machine, and contains a copy of the ROM from the start: PAM has
+    The memory that PAM controls is RAM, and is expected to hold a copy of the ROM from the start: PAM has
     no effect. SMRAM is switched.
 
     Parameters

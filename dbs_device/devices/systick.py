@@ -47,7 +47,7 @@ class Calibration(Register, access=RO):
 class SysTick(BankState, RegisterBank, size=0x10):
     """The timer: a 24-bit counter that counts down to 0 and begins again. Registered at 0xE000_E010, as a rule.
 
-    The registers other than SYST_CSR are served as the manual says for words; the counter moves when the clock is read.
+    The counter moves when the clock is read: several periods between two reads are one tick.
 
     Parameters
     ----------
@@ -98,11 +98,12 @@ class SysTick(BankState, RegisterBank, size=0x10):
         self.reference_frequency = reference_frequency
         self._irq = Output(irq)
         self._state_lock = threading.RLock()
-        # While it counts: when it reaches 0, in cycles of the chosen clock since power-on. None: it stands still.
+        # While it counts: when it reaches 0, in cycles since power-on. None: it stands still.
         self._zero_at: int | None = None
         self._zero_until = -1  # the cycle before which it has not left 0
         self._timer = clock.timer(self._expire)
         self._calibrate()
+        self._rate = self._chosen_rate()  # at which it counts; `_change_control` follows the registers
 
     def _calibrate(self) -> None:
         if self.reference_frequency is None:
@@ -111,8 +112,7 @@ class SysTick(BankState, RegisterBank, size=0x10):
         else:
             self.CALIB.TENMS = min(max(self.reference_frequency // 100 - 1, 0), 0xFF_FFFF)
 
-    @property
-    def _rate(self) -> int:
+    def _chosen_rate(self) -> int:
         if self.reference_frequency is None or self.CSR.CLKSOURCE:
             return self.frequency
         return self.reference_frequency
@@ -152,7 +152,7 @@ class SysTick(BankState, RegisterBank, size=0x10):
             if period == 1:
                 self._stop(0)
             else:
-                # Periods that nobody has looked at in between are one tick.
+                # Several periods between two reads of the clock are one tick.
                 elapsed = max(self._cycles_at(now) - reached, 0)
                 self._zero_until = reached + elapsed // period * period
                 self._zero_at = self._zero_until + period
@@ -161,24 +161,18 @@ class SysTick(BankState, RegisterBank, size=0x10):
                 self._irq.set(True)
                 self._irq.set(False)
 
-    @on_change(CSR.ENABLE)
-    def _enable(self, new: int, old: int) -> None:
-        now = self.clock.now()
-        with self._state_lock:
-            if new:
-                self._start(now, self.CVR.CURRENT)
-            else:
-                self._stop(self._value_at(now))
-
-    @on_change(CSR.CLKSOURCE)
-    def _choose_clock(self, new: int, old: int) -> None:
+    @on_change(CSR.ENABLE, CSR.CLKSOURCE)
+    def _change_control(self, new: int, old: int) -> None:
         now = self.clock.now()
         with self._state_lock:
             if self.reference_frequency is None:
                 self.CSR.CLKSOURCE = True
-            elif self._zero_at is not None:
-                remaining = self._zero_at - now * (self.frequency if old else self.reference_frequency) // NS_PER_SECOND
-                self._start(now, max(remaining, 1))
+            value = self._value_at(now)
+            self._rate = self._chosen_rate()
+            if self.CSR.ENABLE:
+                self._start(now, value)
+            else:
+                self._stop(value)
 
     @on_read(CSR)
     def _read_control(self, value: int) -> int | None:
@@ -217,3 +211,8 @@ class SysTick(BankState, RegisterBank, size=0x10):
             self._stop(0)
             super().reset()
             self._calibrate()
+            self._rate = self._chosen_rate()
+
+    def state_loaded(self) -> None:
+        """Count at the rate of the clock that the registers choose."""
+        self._rate = self._chosen_rate()

@@ -43,20 +43,33 @@ CTS, DSR, RING, DCD = 0x10, 0x20, 0x40, 0x80  # modem status; the lower half sho
 
 FIFO_SIZE = 16
 TRIGGER_LEVELS = (1, 4, 8, 14)
-CLOCK = 1_843_200  # Hz
+REGISTERS = 8
 
 
 class Uart16550(IsaDevice):
     """The chip, with a peer that is always connected and accepts every byte at once.
+
+    It serves ports, where a register is a byte, and MMIO, where registers may be wider or further apart.
 
     Parameters
     ----------
     sink : callable
         Called with each byte that the guest sends.
     irq : callable
-        The interrupt line, which OUT2 enables, as on every PC.
+        The interrupt line.
+    out2_enables_irq : bool
+        Whether the modem control register's OUT2 connects the line, as on every PC.
     base : int
-        First of its eight ports.
+        First of its ports.
+    stride : int
+        Distance of the registers in bytes (``1 << reg-shift`` of a device tree).
+    frequency : int
+        Of the crystal, in Hz: sixteen times the highest baud rate.
+
+    Attributes
+    ----------
+    size : int
+        Bytes to register.
     """
 
     saved: ClassVar[Mapping[str, Saved]] = {
@@ -73,10 +86,25 @@ class Uart16550(IsaDevice):
         "_modem_changes": range(0x10),
     }
 
-    def __init__(self, *, sink: ByteSink, irq: Irq = no_irq, base: int = 0x3F8) -> None:
-        super().__init__(Resource.PioAddressRange(base, 8))
+    def __init__(
+        self,
+        *,
+        sink: ByteSink,
+        irq: Irq = no_irq,
+        out2_enables_irq: bool = True,
+        base: int = 0x3F8,
+        stride: int = 1,
+        frequency: int = 1_843_200,
+    ) -> None:
+        if stride < 1:
+            raise ValueError(f"registers are 1 byte apart or more, not {stride}")
+        self.size = REGISTERS * stride
+        super().__init__(Resource.PioAddressRange(base, self.size))
         self._sink = sink
         self._irq = irq
+        self._out2_enables_irq = out2_enables_irq
+        self._stride = stride
+        self._frequency = frequency
         self._divisor = 0
         self._interrupt_enable = 0
         self._fifo_control = 0
@@ -92,7 +120,14 @@ class Uart16550(IsaDevice):
     @property
     def baud(self) -> float | None:
         """The baud rate of the divisor latch, or None if it is 0."""
-        return CLOCK / (16 * self._divisor) if self._divisor else None
+        return self._frequency / (16 * self._divisor) if self._divisor else None
+
+    @property
+    def room(self) -> int:
+        """How many bytes `receive` takes without a loss: none while the guest has the receiver in loopback."""
+        if self._modem_control & MODEM_LOOPBACK:
+            return 0
+        return (FIFO_SIZE if self._fifos_enabled else 1) - len(self._received)
 
     def receive(self, received: Iterable[int]) -> None:
         """Receive bytes from the peer. Bytes that do not fit are lost, and an overrun is reported."""
@@ -109,7 +144,22 @@ class Uart16550(IsaDevice):
                 self._received[0] = byte  # the holding register is overwritten; a full FIFO is not
         self._update_irq()
 
+    def load(self, base: int, offset: int, size: int) -> int:
+        return self.pio_in(base, offset, size)
+
+    def store(self, base: int, offset: int, size: int, value: int) -> None:
+        self.pio_out(base, offset, size, value)
+
     def in8(self, base: int, offset: int) -> int:
+        register, within = divmod(offset, self._stride)
+        return 0 if within else self._read(register)
+
+    def out8(self, base: int, offset: int, value: int) -> None:
+        register, within = divmod(offset, self._stride)
+        if not within:
+            self._write(register, value)
+
+    def _read(self, offset: int) -> int:
         if offset <= Register.INTERRUPT_ENABLE and self._line_control & DIVISOR_LATCH_ACCESS:
             return self._divisor >> 8 * offset & 0xFF
         match offset:
@@ -138,7 +188,7 @@ class Uart16550(IsaDevice):
         self._update_irq()
         return value
 
-    def out8(self, base: int, offset: int, value: int) -> None:
+    def _write(self, offset: int, value: int) -> None:
         if offset <= Register.INTERRUPT_ENABLE and self._line_control & DIVISOR_LATCH_ACCESS:
             self._divisor = self._divisor & ~(0xFF << 8 * offset) | value << 8 * offset
             return
@@ -208,5 +258,7 @@ class Uart16550(IsaDevice):
         self._update_irq()
 
     def _update_irq(self) -> None:
-        connected = self._modem_control & MODEM_OUT2 and not self._modem_control & MODEM_LOOPBACK
-        self._irq(bool(connected) and self._interrupt_id() != ID_NONE)
+        connected = True
+        if self._out2_enables_irq:
+            connected = self._modem_control & (MODEM_OUT2 | MODEM_LOOPBACK) == MODEM_OUT2
+        self._irq(connected and self._interrupt_id() != ID_NONE)

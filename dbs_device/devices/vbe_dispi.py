@@ -24,7 +24,7 @@ class VbeDispi(PlacedDevice):
     """The interface's registers.
 
     Software requests a version of the interface by writing it to the ID register, and checks whether it reads it back.
-    This machine has the registers but no linear framebuffer: it supports no version (0xB0C0 would be the first), and
+    There are the registers but no linear framebuffer, and no version is supported (0xB0C0 would be the first), and
     firmware falls back to plain VGA.
 
     Parameters

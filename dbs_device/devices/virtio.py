@@ -1,4 +1,4 @@
-"""What all virtio devices have in common: features, status, queues. A transport, such as `VirtioMmio`, maps it.
+"""Virtio devices without their transports: features, status, queues. `VirtioMmio` and `VirtioPci` are transports.
 
 Specification: Virtual I/O Device (VIRTIO) 1.2, sections 2 and 3.
 """
@@ -262,6 +262,8 @@ class VirtioDevice(AttributeState, ABC):
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise `StateError` if a state is of another kind of device, or of one with other features or queues."""
         here = {"kind": self.device_id, "features": self.features}
+        if not isinstance(state, Mapping):
+            raise StateError(f"the state of {type(self).__name__} is a dict, not {type(state).__name__}")
         super().check_state({name: value for name, value in state.items() if name not in here})
         for name, value in here.items():
             if state.get(name) != value:

@@ -6,16 +6,12 @@ On a terminal, Ctrl-A x leaves the machine, and Ctrl-A s saves its state.
 from __future__ import annotations
 
 import argparse
-import math
 import mmap
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-
-from dbs_device.errors import StateError
 
 from .board import BOOT_ARGUMENTS, DEVICE_KINDS
 from .machine import MIB, Machine
@@ -25,7 +21,10 @@ from .terminal import Terminal
 PROGRAM = Path(__file__).with_name("guest") / "guest.bin"
 DISK_SIZE = 1 * MIB
 DISK_TEXT = b"I am a disk in the host's memory.\n"
-SAVE, LEAVE = "saving", "left by Ctrl-A x"
+PROGRESS = 20_000_000  # instructions between two updates of the terminal's title
+NO_LIMIT = 1 << 62
+LEFT = "left by Ctrl-A x"
+EXIT_CODES = {"power off": 0, LEFT: 0, "interrupted": 130}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -43,7 +42,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--state", type=Path, default=Path("riscv-state.npz"), help="what Ctrl-A s writes (%(default)s)"
     )
     parser.add_argument("--restore", type=Path, metavar="STATE", help="go on from a saved state of such a machine")
-    parser.add_argument("--instructions", type=float, default=math.inf, metavar="N", help="stop after so many")
+    parser.add_argument("--instructions", type=int, default=NO_LIMIT, metavar="N", help="stop after that many")
     parser.add_argument("--quiet", action="store_true", help="no report at the end")
     return parser.parse_args(arguments)
 
@@ -56,52 +55,78 @@ def open_disk(path: Path | None) -> bytearray | mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
+class Session:
+    """A machine at the terminal, until it stops for good.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.terminal = Terminal({"x": self._leave, "s": self._save})
+        self._image = options.kernel.read_bytes()
+        self._disk = open_disk(options.disk)
+        self._is_to_save = False
+        self.machine = self._power_on()
+        if options.restore is not None:
+            self.machine.restore(options.restore)
+
+    def _power_on(self) -> Machine:
+        return Machine(
+            self._image,
+            self.terminal,
+            devices=self.options.devices,
+            ram_size=self.options.ram * MIB,
+            disk=self._disk,
+            arguments=self.options.append,
+        )
+
+    def _leave(self) -> None:
+        self.machine.stop(LEFT)
+
+    def _save(self) -> None:
+        self._is_to_save = True
+        self.machine.pause()
+
+    def run(self) -> str:
+        """Run until the guest switches the power off, or something else ends the session. Return what."""
+        with self.terminal:
+            while (reason := self._run_a_while()) is None or reason == "reset":
+                if reason == "reset":
+                    self.machine = self._power_on()
+        return reason
+
+    def _run_a_while(self) -> str | None:
+        core, limit = self.machine.board.core, self.options.instructions
+        reason = self.machine.run(min(core.cycles + PROGRESS, limit))
+        if self._is_to_save:
+            self._is_to_save = False
+            self.machine.save(self.options.state)
+            self.terminal.say(f"saved to {self.options.state}")
+        self.terminal.set_title(f"RV32IMA: {core.cycles / 1e6:,.0f} million instructions")
+        return "the limit is reached" if reason is None and core.cycles >= limit else reason
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    machine: Machine | None = None
-
-    def command(reason: str) -> Any:
-        return lambda: machine.stop(reason) if machine else None
-
-    terminal = Terminal({"x": command(LEAVE), "s": command(SAVE)})
     try:
-        image, disk = options.kernel.read_bytes(), open_disk(options.disk)
-        machine = make_machine(options, image, disk, terminal)
-        if options.restore is not None:
-            machine.restore(options.restore)
-    except (OSError, ValueError, StateError) as error:
+        session = Session(options)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    console = Console()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # with the terminal as it was
-    with terminal:
-        if terminal.is_interactive and not options.quiet:
-            print(f"{options.ram} MiB of RAM, {options.devices} devices. Ctrl-A x leaves, Ctrl-A s saves the state.")
-        while True:
-            machine.board.core.timed = True
-            reason = machine.run(options.instructions)
-            if reason == SAVE:
-                machine.stopped = None
-                machine.save(options.state)
-                print(f"\r\n[saved to {options.state}]\r\n", end="", flush=True)
-            elif reason == "reset":
-                machine = make_machine(options, image, disk, terminal)
-            else:
-                break
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of `with`
+    if session.terminal.is_interactive and not options.quiet:
+        print(f"RV32IMA, {options.ram} MiB, {options.devices} devices. Ctrl-A x leaves, Ctrl-A s saves the state.")
+    try:
+        reason = session.run()
+    except KeyboardInterrupt:
+        reason = "interrupted"
     if not options.quiet:
-        show_report(machine, {}, console)
-    return 0 if reason in ("power off", LEAVE) else 1
-
-
-def make_machine(options: argparse.Namespace, image: bytes, disk: Any, terminal: Terminal) -> Machine:
-    return Machine(
-        image,
-        terminal,
-        devices=options.devices,
-        ram_size=options.ram * MIB,
-        disk=disk,
-        arguments=options.append,
-    )
+        show_report(session.machine, reason, Console())
+    return EXIT_CODES.get(reason, 1)
 
 
 if __name__ == "__main__":

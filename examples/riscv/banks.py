@@ -196,6 +196,8 @@ class Uart16550(RegisterBank, size=10, granule=1):
 
     @on_write(MCR)
     def _control_modem(self, new: int, old: int) -> None:
+        if self.MCR.LOOP:
+            self._connect()  # first: what changes below is not to reach the line
         lines, before = _modem_lines(new), self.MSR.LINES
         changed = lines ^ before
         deltas = changed & 0b1011 | changed & before & 0b0100  # RI: its trailing edge
@@ -207,14 +209,21 @@ class Uart16550(RegisterBank, size=10, granule=1):
         self.CONNECTED.value = self.IER.value if self.MCR.OUT2 and not self.MCR.LOOP else 0
 
     def save_state(self) -> dict[str, Any]:
-        return {**super().save_state(), "received": bytes(self._received)}
+        return {"registers": super().save_state(), "received": bytes(self._received)}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        match state:
+            case {"registers": registers, "received": bytes(received), **rest} if (
+                not rest and len(received) <= FIFO_SIZE
+            ):
+                super().check_state(registers)
+            case _:
+                raise StateError(f"a UART's state is registers and up to {FIFO_SIZE} bytes, not {state!r:.80}")
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        received = state.get("received")
-        if not isinstance(received, bytes) or len(received) > FIFO_SIZE:
-            raise StateError(f"{type(self).__name__}.received has up to {FIFO_SIZE} bytes, not {received!r:.80}")
-        super().load_state({key: value for key, value in state.items() if key != "received"})
-        self._received = deque(received)
+        self.check_state(state)
+        super().load_state(state["registers"])
+        self._received = deque(state["received"])
 
 
 def _modem_lines(control: int) -> int:
@@ -307,15 +316,20 @@ class Clint(RegisterBank, size=0x10000):
         self._timer_irq.set(remaining <= 0)
 
     def save_state(self) -> dict[str, Any]:
-        return {**super().save_state(), "delta": self._delta}
+        return {"registers": super().save_state(), "delta": self._delta}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        match state:
+            case {"registers": registers, "delta": int(), **rest} if not rest:
+                super().check_state(registers)
+            case _:
+                raise StateError(f"a CLINT's state is registers and an offset of mtime, not {state!r:.80}")
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        delta = state.get("delta")
-        if not isinstance(delta, int):
-            raise StateError(f"{type(self).__name__}.delta is an int, not {delta!r:.80}")
-        super().load_state({key: value for key, value in state.items() if key != "delta"})
-        self._delta = delta
-        self._alarm.set(0)  # looks at the registers at the next read of the clock
+        self.check_state(state)
+        super().load_state(state["registers"])
+        self._delta = state["delta"]
+        self._update_timer(self._clock.read())
 
 
 class PowerSwitch(RegisterBank):

@@ -15,6 +15,7 @@ from dbs_device.devices.clint import Clint
 from dbs_device.devices.goldfish_rtc import GoldfishRtc
 from dbs_device.devices.plic import Plic
 from dbs_device.devices.storage import MemoryStorage
+from dbs_device.devices.uart16550 import Uart16550
 from dbs_device.devices.virtio_block import VirtioBlock
 from dbs_device.devices.virtio_mmio import VirtioMmio
 from dbs_device.memory import GuestMemory, Ram
@@ -157,7 +158,7 @@ class Board:
                 banks.PowerSwitch(stop=stop),
             )
         return (
-            python.MmioUart(sink=serial, irq=uart_irq),
+            Uart16550(sink=serial, irq=uart_irq),
             Clint(clock=clock, frequency=TICKS_PER_SECOND, software_irqs=[core.software], timer_irqs=[core.timer]),
             python.GoldfishRtc(clock=clock, start=start, irq=rtc_irq),
             python.PowerSwitch(stop=stop),
@@ -234,8 +235,9 @@ class Board:
             Node(f"syscon@{POWER_BASE:x}", {"compatible": "syscon", "reg": [POWER_BASE, POWER_SIZE], "phandle": power}),
         ]
         if "disk" in self.devices:
-            disk = {"compatible": "virtio,mmio", "reg": [DISK_BASE, DISK_SIZE], "interrupts": DISK_SOURCE}
-            devices.append(Node(f"virtio@{DISK_BASE:x}", disk))
+            disk = Node(f"virtio@{DISK_BASE:x}", {"compatible": "virtio,mmio", "reg": [DISK_BASE, DISK_SIZE]})
+            disk.properties["interrupts"] = DISK_SOURCE
+            devices.append(disk)
         return Node(
             "",
             {"#address-cells": 1, "#size-cells": 1, "compatible": "dbs-device,riscv", "model": "dbs-device RV32IMA"},

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dbs_device import DeviceIo
 from dbs_device.clock import NS_PER_SECOND, Clock
-from dbs_device.devices.uart16550 import Uart16550
 from dbs_device.state import AttributeState
 
-__all__ = ["POWER_OFF", "RESET", "GoldfishRtc", "MmioUart", "PowerSwitch"]
+__all__ = ["POWER_OFF", "RESET", "GoldfishRtc", "PowerSwitch"]
 
 POWER_OFF, RESET = 0x5555, 0x7777
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
-
-
-class MmioUart(Uart16550):
-    """The 16550 in memory, a register a byte."""
-
-    def load(self, base: int, offset: int, size: int) -> int:
-        if size == 1:
-            return self.in8(base, offset)
-        return int.from_bytes(bytes(self.in8(base, offset + index) for index in range(size)), "little")
-
-    def store(self, base: int, offset: int, size: int, value: int) -> None:
-        for index in range(size):
-            self.out8(base, offset + index, value >> 8 * index & 0xFF)
-
-    @property
-    def room(self) -> int:
-        """How many bytes `receive` takes without a loss; none while the guest has the receiver in loopback."""
-        return 0 if self._modem_control & 0x10 else (16 if self._fifos_enabled else 1) - len(self._received)
 
 
 class PowerSwitch(AttributeState, DeviceIo):
@@ -83,7 +64,7 @@ class GoldfishRtc(AttributeState, DeviceIo):
         The interrupt line.
     """
 
-    saved: ClassVar[dict[str, object]] = dict.fromkeys(
+    saved: ClassVar[Mapping[str, Any]] = dict.fromkeys(
         ("_offset", "_time_high", "_alarm_low", "_alarm_high", "_timer", "_enabled", "_pending", "_level")
     )
 

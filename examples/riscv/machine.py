@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rv32.core import Stop
 
 from dbs_device.clock import NS_PER_SECOND
+from dbs_device.memory import Ram
 from dbs_device.state import AttributeState, MachineState, StateError
 
 from .board import BOOT_ARGUMENTS, NS_PER_CYCLE, RAM_BASE, Board, DeviceKind
 from .device_tree import flatten
 from .serial_line import Console, SerialLine
 
-__all__ = ["Machine", "TimeSpent"]
+__all__ = ["DeviceAccesses", "Machine", "TimeSpent"]
 
 MIB = 1 << 20
 SLICE = 500_000  # cycles between two looks at the console: a few milliseconds
@@ -49,6 +51,22 @@ class TimeSpent:
     core: float = 0.0
     waiting: float = 0.0
     rest: float = 0.0
+
+
+class DeviceAccesses(NamedTuple):
+    """The accesses of the core to a device.
+
+    Attributes
+    ----------
+    loads, stores : int
+        How many there were.
+    ns : int
+        How long they took in the host's time, bus and device together.
+    """
+
+    loads: int
+    stores: int
+    ns: int
 
 
 class Machine(AttributeState):
@@ -84,7 +102,7 @@ class Machine(AttributeState):
         Where the time of the host went.
     """
 
-    saved: ClassVar[dict[str, object]] = {"_is_between": None}
+    saved: ClassVar[Mapping[str, Any]] = {"_is_between": None}
 
     def __init__(
         self,
@@ -106,8 +124,19 @@ class Machine(AttributeState):
         self._disk = disk
         self._core, self._clock = self.board.core, self.board.clock
         self._clock.on_earlier_event(self._run_no_further)
+        self._is_paused = False
         self._is_between = False  # the last run has ended where it was asked to, not where the loop would have
+        ranges = [each for each in self.board.manager.mapped_ranges() if each.device is not self.board.ram]
+        self._meter_names = [str(each.name) for each in ranges]
+        self._core.meter([(each.base, each.last) for each in ranges])
         self._load(image, arguments)
+
+    @property
+    def accesses(self) -> dict[str, DeviceAccesses]:
+        """The accesses to each device, by its name. Those of DMA are not among them."""
+        return {
+            name: DeviceAccesses(*counts) for name, counts in zip(self._meter_names, self._core.metered, strict=True)
+        }
 
     def _load(self, image: bytes, arguments: str) -> None:
         """Put a program and a device tree into RAM, and what a kernel expects into registers."""
@@ -140,9 +169,15 @@ class Machine(AttributeState):
         -------
         str or None
             `stopped`.
+
+        Raises
+        ------
+        Exception
+            A device's, with a note of where the guest was. The next run begins with the access that has failed.
         """
         core, clock, spent = self._core, self._clock, self.spent
-        while self.stopped is None and core.cycles < cycles:
+        self._is_paused = False
+        while self.stopped is None and not self._is_paused and core.cycles < cycles:
             begin = time.perf_counter()
             now = clock.now()  # runs the timers that are due
             if not self._is_between:
@@ -183,6 +218,11 @@ class Machine(AttributeState):
         self.stopped = reason
         self._core.stop()
 
+    def pause(self) -> None:
+        """Make `run` return before the next instruction, without stopping the machine."""
+        self._is_paused = True
+        self._core.stop()
+
     def _run_no_further(self, event: int) -> None:
         """Make the core return in time for an event that a device has scheduled."""
         core = self._core
@@ -218,6 +258,8 @@ class Machine(AttributeState):
     def _parts(self) -> dict[str, Any]:
         board = self.board
         parts = {"machine": self, "line": self._line, "core": board.core, "clock": board.clock, "ram": board.ram}
+        if self._disk is not None:
+            parts["disk contents"] = Ram(self._disk)  # devices do not save what is behind them
         return {**parts, **board.devices}
 
     def save(self, path: str | PathLike[str]) -> None:

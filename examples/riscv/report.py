@@ -9,36 +9,36 @@ from rich.text import Text
 
 from dbs_device.clock import NS_PER_SECOND
 
-from .machine import Machine
+from .machine import DeviceAccesses, Machine
 
 __all__ = ["show_report"]
 
 BAR, LONGEST_BAR = "\N{BLACK SQUARE}", 30
 
 
-def show_report(machine: Machine, counts: dict[str, tuple[int, int]], console: Console) -> None:
+def show_report(machine: Machine, reason: str, console: Console) -> None:
     """Print what a machine has done, and where the time went.
 
     Parameters
     ----------
     machine : Machine
         The machine.
-    counts : dict
-        Of each device, by name, the loads and the stores.
+    reason : str
+        Why it has ended.
     console : rich.console.Console
         Where to.
     """
     core, spent = machine.board.core, machine.spent
-    accesses = core.access_ns / NS_PER_SECOND
+    accesses = sum(each.ns for each in machine.accesses.values()) / NS_PER_SECOND
     console.print()
-    console.print(f"The machine has stopped: {machine.stopped}.", style="bold", highlight=False)
+    console.print(f"The end: {reason}.", style="bold", highlight=False)
     speed = f"{core.cycles / 1e6 / spent.core:.0f} MIPS" if spent.core else "no time"
     console.print(
         f"{core.cycles:,} instructions in {spent.core:.2f} s: {speed}. "
         f"{machine.board.clock.read() / NS_PER_SECOND:.2f} s of the guest's time.",
         highlight=False,
     )
-    console.print(_accesses_table(counts))
+    console.print(_accesses_table(machine.accesses))
     console.print(
         _time_table(
             {
@@ -64,11 +64,13 @@ def _bar(share: float) -> Text:
     return Text(BAR * round(share * LONGEST_BAR), style="green")
 
 
-def _accesses_table(counts: dict[str, tuple[int, int]]) -> Table:
-    table = _table("Accesses by device", "device", "loads", "stores")
-    total = sum(map(sum, counts.values()))
-    for name, (loads, stores) in sorted(counts.items(), key=lambda item: -sum(item[1])):
-        table.add_row(name, f"{loads:,}", f"{stores:,}", _bar((loads + stores) / total if total else 0))
+def _accesses_table(devices: dict[str, DeviceAccesses]) -> Table:
+    table = _table("Accesses by device", "device", "loads", "stores", "ns each")
+    total = sum(each.loads + each.stores for each in devices.values())
+    for name, (loads, stores, ns) in sorted(devices.items(), key=lambda item: -item[1].loads - item[1].stores):
+        count = loads + stores
+        if count:
+            table.add_row(name, f"{loads:,}", f"{stores:,}", f"{ns / count:,.0f}", _bar(count / total))
     return table
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from dbs_device.clock import NS_PER_SECOND
 from dbs_device.state import AttributeState
@@ -85,10 +86,9 @@ class SerialLine(AttributeState):
         The other end.
     """
 
-    saved: ClassVar[dict[str, object]] = {
+    saved: ClassVar[Mapping[str, Any]] = {
         "_typed": ...,
         "_line": ...,
-        "_at_end": None,
         "_quiet_since": range(1 << 63),
         "_has_sent": None,
     }
@@ -100,6 +100,10 @@ class SerialLine(AttributeState):
         self._at_end = False
         self._quiet_since = 0  # in ns of the guest's time
         self._has_sent = False  # since it was looked at
+
+    def state_loaded(self) -> None:
+        """Ask the console again, which is another one."""
+        self._at_end = False
 
     def send(self, byte: int) -> None:
         """Pass on a byte from the guest."""

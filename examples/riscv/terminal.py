@@ -41,9 +41,12 @@ class Terminal:
         self._is_after_escape = False
         self._attributes: list[Any] | None = None
         self._written = bytearray()
+        self._has_title = os.isatty(sys.stdout.fileno()) and os.environ.get("TERM", "dumb") != "dumb"
         self.is_interactive = os.isatty(self._input)
 
     def __enter__(self) -> Self:
+        if self._has_title:
+            self._written += b"\x1b[22;2t"  # remember the title
         if self.is_interactive:
             self._attributes = termios.tcgetattr(self._input)
             raw = termios.tcgetattr(self._input)
@@ -58,11 +61,23 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
+            if self._has_title:
+                self._written += b"\x1b[23;2t"  # and give it back
             self.flush()
         finally:
             if self._attributes is not None:
                 termios.tcsetattr(self._input, termios.TCSADRAIN, self._attributes)
                 self._attributes = None
+
+    def say(self, text: str) -> None:
+        """Show a line of the host's own."""
+        self._written += f"\r\n[{text}]\r\n".encode()
+        self.flush()
+
+    def set_title(self, title: str) -> None:
+        """Give the terminal's window a title, if there is a terminal."""
+        if self._has_title:
+            self._written += f"\x1b]2;{title}\x07".encode()
 
     def write(self, byte: int) -> None:
         """Take a byte from the guest. It is shown at the next `read`."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isa_helpers import on_bus
 
+from dbs_device import IoManager, Resource
 from dbs_device.devices.uart16550 import Uart16550
 
 COM1 = 0x3F8
@@ -83,6 +84,17 @@ def test_full_fifo_loses_what_comes(uart: Uart) -> None:
     assert uart[5] == 0x60
 
 
+def test_room_is_what_it_receives_without_a_loss(uart: Uart) -> None:
+    assert uart.device.room == 1
+    uart[2] = 0x01
+    uart.device.receive(b"abc")
+    assert uart.device.room == 13
+    uart.device.receive(bytes(uart.device.room))
+    assert (uart.device.room, uart[5] & 0x02) == (0, 0)
+    uart[2], uart[4] = 0x03, 0x10  # empty, and in loopback
+    assert uart.device.room == 0
+
+
 def test_trigger_level(uart: Uart) -> None:
     uart[2] = 0x41  # 4 bytes
     uart[1] = 0x01
@@ -155,3 +167,44 @@ def test_fifo_is_a_queue_of_sixteen(steps: list[bytes | None]) -> None:
             uart.device.receive(step)
             model.extend(step[: 16 - len(model)])
         assert uart[5] & 0x01 == bool(model)
+
+
+def mapped(**options: object) -> tuple[Uart16550, IoManager, bytearray, list[bool]]:
+    """Return a UART at an address that firmware would know, its bus, what it sends and the levels of its line."""
+    sent, levels = bytearray(), [False]
+    uart = Uart16550(sink=sent.append, irq=levels.append, **options)  # type: ignore[arg-type]
+    bus = IoManager()
+    bus.register_device_io(uart, [Resource.MmioAddressRange(0x1000_0000, uart.size)])
+    return uart, bus, sent, levels
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_registers_on_mmio_are_a_stride_apart(stride: int, size: int) -> None:
+    uart, bus, sent, _ = mapped(stride=stride)
+    size = min(size, stride)
+    assert uart.size == 8 * stride
+    bus.mmio_store(0x1000_0000 + 7 * stride, size, 0x5A)
+    assert bus.mmio_load(0x1000_0000 + 7 * stride, size) == 0x5A
+    bus.mmio_store(0x1000_0000, size, ord("x"))
+    assert sent == b"x"
+    if stride > 1:
+        assert bus.mmio_load(0x1000_0000 + 7 * stride + 1, 1) == 0
+
+
+def test_a_line_that_out2_does_not_connect() -> None:
+    uart, bus, _, levels = mapped(out2_enables_irq=False)
+    bus.mmio_store(0x1000_0001, 1, 0x01)
+    uart.receive(b"a")
+    assert levels[-1]
+    assert bus.mmio_load(0x1000_0000, 1) == ord("a")
+    assert not levels[-1]
+
+
+def test_the_crystal_sets_the_baud_rate() -> None:
+    uart, bus, _, _ = mapped(frequency=3_686_400)
+    bus.mmio_store(0x1000_0003, 1, 0x80)
+    bus.mmio_store(0x1000_0000, 1, 2)
+    assert uart.baud == 115_200
+    with pytest.raises(ValueError, match="1 byte apart or more, not 0"):
+        Uart16550(sink=print, stride=0)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rv32.core", reason="the core is not built: make riscv-core")
 
+from dbs_device import DeviceIo, Resource
+from dbs_device.errors import StateError
 from examples.riscv.board import DEVICE_KINDS, DeviceKind
 from examples.riscv.machine import MIB, Machine
 from examples.riscv.serial_line import Script
@@ -27,10 +31,16 @@ needs_kernel = pytest.mark.skipif(not IMAGE.exists(), reason=f"there is no {IMAG
 each_kind = pytest.mark.parametrize("kind", DEVICE_KINDS)
 
 
-def run_guest(kind: DeviceKind, text: bytes = b"stressed\n", image: bytes | None = None) -> tuple[Machine, str]:
+def make_guest(
+    kind: DeviceKind, text: bytes = b"stressed\n", image: bytes | None = None, disk: bytes = DISK
+) -> tuple[Machine, Script]:
     script = Script(text)
     program = (GUEST / "guest.bin").read_bytes() if image is None else image
-    machine = Machine(program, script, devices=kind, disk=bytearray(DISK))
+    return Machine(program, script, devices=kind, disk=bytearray(disk), ram_size=MIB), script
+
+
+def run_guest(kind: DeviceKind, text: bytes = b"stressed\n", image: bytes | None = None) -> tuple[Machine, str]:
+    machine, script = make_guest(kind, text, image)
     machine.run(ENOUGH)
     return machine, script.output.decode()
 
@@ -160,3 +170,110 @@ def test_linux_makes_the_same_accesses_on_every_kind_of_devices_and_in_every_run
         shell.run()
         counts.add(counts_of(shell.machine))
     assert len(counts) == 1
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_linux_runs_the_same_while_a_thread_hot_plugs(kind: DeviceKind) -> None:
+    def boot(hot_plugs: bool) -> tuple[tuple[int, ...], str, int]:
+        shell = Shell(kind, b"ls /\npoweroff\n")
+        manager = shell.machine.board.manager
+        stop = threading.Event()
+
+        def hot_plug() -> None:
+            place = [Resource.MmioAddressRange(0x5000_0000, 0x1000)]
+            while not stop.is_set():
+                manager.register_device_io(DeviceIo(), place)
+                manager.unregister_device_io(place)
+
+        thread = threading.Thread(target=hot_plug)
+        if hot_plugs:
+            thread.start()
+        output = shell.run()
+        stop.set()
+        if hot_plugs:
+            thread.join()
+        return counts_of(shell.machine), output, shell.machine.board.core.refreshes
+
+    quiet, busy = boot(False), boot(True)
+    assert busy[:2] == quiet[:2]
+    assert busy[2] > quiet[2] + 10
+
+
+# Saving and restoring
+
+
+@each_kind
+def test_the_program_goes_on_from_any_point(kind: DeviceKind, tmp_path: Path) -> None:
+    whole, output = run_guest(kind)
+    for cycles in range(100, whole.board.core.cycles, 1501):
+        first, script = make_guest(kind)
+        assert first.run(cycles) is None
+        first.save(tmp_path / "state")
+        second, script_after = make_guest(kind, b"")
+        second.restore(tmp_path / "state")
+        assert second.board.core.cycles == cycles
+        assert second.run(ENOUGH) == "power off"
+        assert counts_of(second) == counts_of(whole)
+        assert script.output + script_after.output == output.encode()
+
+
+def test_runs_in_pieces_are_the_same() -> None:
+    whole, output = run_guest("python")
+    machine, script = make_guest("python")
+    while machine.run(machine.board.core.cycles + 97) is None:
+        pass
+    assert counts_of(machine) == counts_of(whole)
+    assert script.output.decode() == output
+
+
+def test_states_of_other_machines_are_refused(tmp_path: Path) -> None:
+    machine, _ = make_guest("python")
+    machine.run(1000)
+    machine.save(tmp_path / "state")
+    other, _ = make_guest("native")
+    before = other.board.core.save_state()
+    with pytest.raises(StateError, match="uart"):
+        other.restore(tmp_path / "state")
+    assert other.board.core.save_state() == before
+    (tmp_path / "text").write_text("not a state")
+    with pytest.raises(StateError):
+        machine.restore(tmp_path / "text")
+
+
+def test_a_machine_that_has_stopped_is_not_saved(tmp_path: Path) -> None:
+    machine, _ = run_guest("native")
+    with pytest.raises(StateError, match="power off"):
+        machine.save(tmp_path / "state")
+
+
+RESTORE = """
+import sys
+from pathlib import Path
+from examples.riscv.machine import Machine
+from examples.riscv.serial_line import Script
+script = Script(b"echo $((6 * 7))\\npoweroff\\n")
+machine = Machine(Path(sys.argv[1]).read_bytes(), script, devices=sys.argv[3])
+machine.restore(sys.argv[2])
+print(machine.run(400_000_000), machine.board.core.cycles)
+print(script.output.decode())
+"""
+
+
+@pytest.mark.slow
+@needs_kernel
+@each_kind
+def test_linux_is_saved_and_goes_on_in_another_process(kind: DeviceKind, tmp_path: Path) -> None:
+    shell = Shell(kind, b"cd /proc\n")
+    assert "/proc #" not in shell.run(20_000_000)  # in the middle of its boot
+    shell.machine.save(tmp_path / "state")
+    restored = subprocess.run(
+        [sys.executable, "-c", RESTORE, str(IMAGE), tmp_path / "state", kind],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert restored.startswith("power off ")
+    assert "/proc # echo $((6 * 7))" in restored
+    assert "42" in restored.replace("\r", "").splitlines()

@@ -12,6 +12,15 @@ cdef struct Window:
     uint64_t size  # 0: there is none
 
 
+# The accesses to a range.
+cdef struct Meter:
+    uint64_t base
+    uint64_t last
+    uint64_t loads
+    uint64_t stores
+    uint64_t ns
+
+
 cdef class Core:
     cdef object __weakref__
     cdef readonly IoManager manager
@@ -44,8 +53,9 @@ cdef class Core:
     cdef uint32_t stop_requested  # atomic
 
     cdef readonly object software, timer, external
-    cdef public bint timed
-    cdef readonly uint64_t loads, stores, access_ns, refreshes
+    cdef readonly uint64_t loads, stores, refreshes
+    cdef Meter meters[16]
+    cdef uint32_t meter_count
 
     cdef uint64_t c_cycles(self) noexcept nogil
     cdef void c_set_interrupt(self, uint32_t number, bint level) noexcept nogil
@@ -58,6 +68,7 @@ cdef class Core:
     cdef int fetch(self, uint32_t *word) except -1 nogil
     cdef int load(self, uint32_t address, uint32_t size, uint32_t *value) except -1 nogil
     cdef int store(self, uint32_t address, uint32_t size, uint32_t value) except -1 nogil
+    cdef void measure(self, uint32_t address, bint is_load, uint64_t begin) noexcept nogil
     cdef int execute_atomic(self, uint32_t word) except -1 nogil
     cdef int execute_system(self, uint32_t word) except -1 nogil
     cdef int execute_csr(self, uint32_t word) except -1 nogil

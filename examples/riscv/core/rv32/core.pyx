@@ -157,6 +157,7 @@ cdef dict CSR_NUMBERS = {
 cdef object WORD_END = 0x100000000, COUNT_END = 0x10000000000000000
 
 cdef enum:
+    METERS = 16
     PAGE_SHIFT = 12
     NO_PAGE = 0xFFFFFFFF  # the numbers of pages have 20 bits
 
@@ -255,10 +256,6 @@ cdef class Core:
         Number of accesses that went to the bus.
     refreshes : int
         How often the core has taken new tables, because the map had changed.
-    timed : bool
-        Whether `access_ns` is kept, which takes about 50 ns an access.
-    access_ns : int
-        Duration of the accesses to the bus, in nanoseconds.
     """
 
     version = 1
@@ -633,7 +630,7 @@ cdef class Core:
         return True
 
     cdef int fetch(self, uint32_t *word) except -1 nogil:
-        """Fetch the instruction at `next_pc` from elsewhere than RAM that is known."""
+        """Fetch the instruction at `next_pc`, which is not in the window: from other memory, or from the bus."""
         cdef uint64_t value = 0
         cdef uint32_t address = self.next_pc
         if not c_tables_are_current(self.manager, self.tables):
@@ -651,7 +648,7 @@ cdef class Core:
         return self.trap(INSTRUCTION_ACCESS_FAULT, address)
 
     cdef int load(self, uint32_t address, uint32_t size, uint32_t *value) except -1 nogil:
-        """Load from elsewhere than RAM that is known: in the end, from the bus."""
+        """Load from an address that is not in the window: from other RAM, or from the bus."""
         cdef uint64_t wide = 0, begin = 0
         cdef int unowned
         if not c_tables_are_current(self.manager, self.tables):
@@ -665,18 +662,20 @@ cdef class Core:
         if address & (size - 1):
             return self.trap(LOAD_MISALIGNED, address)
         self.loads += 1
-        if self.timed:
+        if self.meter_count:
             begin = monotonic_ns()
         unowned = c_mmio_load(self.tables, address, size, &wide)
-        if self.timed:
-            self.access_ns += monotonic_ns() - begin
+        if self.meter_count:
+            self.measure(address, True, begin)
+        if not c_tables_are_current(self.manager, self.tables):
+            self.pause()  # the device has changed the map, maybe that of the memory
         if unowned:
             return self.trap(LOAD_ACCESS_FAULT, address)
         value[0] = <uint32_t>wide
         return SERVED
 
     cdef int store(self, uint32_t address, uint32_t size, uint32_t value) except -1 nogil:
-        """Store to elsewhere than RAM that is known: in the end, to the bus."""
+        """Store to an address that is not in the window: to other RAM, or to the bus."""
         cdef uint64_t begin = 0
         cdef int unowned
         if not c_tables_are_current(self.manager, self.tables):
@@ -691,14 +690,29 @@ cdef class Core:
         self.stores += 1
         if size < 4:
             value &= (1U << 8 * size) - 1
-        if self.timed:
+        if self.meter_count:
             begin = monotonic_ns()
         unowned = c_mmio_store(self.tables, address, size, value)
-        if self.timed:
-            self.access_ns += monotonic_ns() - begin
+        if self.meter_count:
+            self.measure(address, False, begin)
+        if not c_tables_are_current(self.manager, self.tables):
+            self.pause()
         if unowned:
             return self.trap(STORE_ACCESS_FAULT, address)
         return SERVED
+
+    cdef void measure(self, uint32_t address, bint is_load, uint64_t begin) noexcept nogil:
+        """Count an access, with its time from `begin` to now."""
+        cdef uint64_t end = monotonic_ns()
+        cdef Meter *meter
+        cdef uint32_t index
+        for index in range(self.meter_count):
+            meter = &self.meters[index]
+            if meter.base <= address <= meter.last:
+                meter.loads += is_load
+                meter.stores += not is_load
+                meter.ns += end - begin
+                return
 
     # Instructions outside the loop: they leave `next_pc` and `cycles` as they are after the instruction, or its trap.
 
@@ -924,6 +938,34 @@ cdef class Core:
             self.mstatus &= ~<uint32_t>MPRV
         self.next_pc = self.mepc
 
+    # Measuring
+
+    def meter(self, ranges):
+        """Count the accesses to ranges, and measure how long they take, from now on. An access then takes 50 ns more.
+
+        Parameters
+        ----------
+        ranges : sequence of (int, int)
+            First and last address of each; up to 16.
+        """
+        ranges = list(ranges)
+        if len(ranges) > METERS:
+            raise ValueError(f"up to {METERS} ranges are measured, not {len(ranges)}")
+        meters = [(<uint64_t>base, <uint64_t>last) for base, last in ranges]
+        self.meter_count = 0
+        for index, (base, last) in enumerate(meters):
+            self.meters[index] = Meter(base, last, 0, 0, 0)
+        self.meter_count = len(meters)
+
+    @property
+    def metered(self):
+        """Loads, stores and nanoseconds of each range of `meter`, as a list of tuples."""
+        cdef uint32_t index
+        return [
+            (self.meters[index].loads, self.meters[index].stores, self.meters[index].ns)
+            for index in range(self.meter_count)
+        ]
+
     # Its state, for Python
 
     @property
@@ -1029,7 +1071,9 @@ cdef class Core:
             "pending": self.mip,
             "is_reserved": bool(self.is_reserved),
             "reservation": [self.reserved_address, self.reserved_value],
-            "counts": [self.cycle_count, self.trap_count, self.cycle_offset, self.retired_offset],
+            "counts": [
+                self.cycle_count, self.trap_count, self.cycle_offset, self.retired_offset, self.loads, self.stores,
+            ],
             "csrs": [
                 self.mstatus, self.mie, self.mtvec, self.mscratch, self.mepc, self.mcause, self.mtval,
                 self.mcounteren, self.menvcfg,
@@ -1072,7 +1116,9 @@ cdef class Core:
         set_bits(&self.mip, <uint32_t>state["pending"] & INTERRUPTS)
         self.is_reserved = state["is_reserved"]
         self.reserved_address, self.reserved_value = state["reservation"]
-        self.cycle_count, self.trap_count, self.cycle_offset, self.retired_offset = state["counts"]
+        (
+            self.cycle_count, self.trap_count, self.cycle_offset, self.retired_offset, self.loads, self.stores,
+        ) = state["counts"]
         (
             self.mstatus, self.mie, self.mtvec, self.mscratch, self.mepc, self.mcause, self.mtval,
             self.mcounteren, self.menvcfg,
