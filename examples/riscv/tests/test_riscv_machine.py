@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,17 +12,15 @@ import pytest
 
 pytest.importorskip("rv32.core", reason="the core is not built: make riscv-core")
 
+from riscv_helpers import IMAGE, ROOT
+
 from dbs_device import DeviceIo, Resource
 from dbs_device.errors import StateError
 from examples.riscv.board import DEVICE_KINDS, DeviceKind
 from examples.riscv.machine import MIB, Machine
 from examples.riscv.serial_line import Script
 
-ROOT = Path(__file__).parents[3]
 GUEST = ROOT / "examples" / "riscv" / "guest"
-IMAGE = Path(
-    os.environ.get("DBS_DEVICE_RISCV_KERNEL", ROOT.parent / "shared" / "guests" / "rv32-nommu-linux-6.8-Image")
-)
 DISK = b"The first sector.\n".ljust(8192, b"\0")
 ENOUGH = 400_000_000  # instructions
 
