@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import kvm_guest
+import numpy as np
 import pytest
 from helpers import fenced_blocks
+
+from dbs_device.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(ROOT.glob("docs/*.md"))
@@ -65,6 +68,55 @@ def test_a_page_shows_the_sources_of_its_example(page, example, count):
     blocks = fenced_blocks(ROOT / "docs" / page, "python")
     assert len(blocks) == count
     assert [block for block in blocks if block.rstrip() not in sources] == []
+
+
+UART = """
+from dbs_device import IoManager, Resource
+from dbs_device.registers import Flag, Register, RegisterBank
+
+
+class LineStatus(Register):
+    DR = Flag(0)
+    THRE = Flag(5)
+    TEMT = Flag(6)
+
+
+class Uart(RegisterBank, size=8, granule=1):
+    LSR = LineStatus(5, size=1)
+
+
+def build():
+    manager = IoManager()
+    manager.register_device_io(Uart(), [Resource.PioAddressRange(0x3F8, 8)], name="com1")
+    return manager
+"""
+
+
+def test_the_commands_on_the_page_of_traces_print_what_it_shows(tmp_path):
+    """Run in a directory with the files that the page speaks of."""
+    for package in ("matplotlib", "rich", "vcd"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    trace = Trace.load(ROOT / "tests" / "data" / "seabios_uc_trace.npz")
+    trace.save(tmp_path / "boot.npz")
+    (tmp_path / "board.py").write_text(UART)
+    polls = np.flatnonzero(trace.accesses["addr"] == 0x3FD)
+    changed = trace.accesses.copy()
+    changed["value"][polls[5]] ^= 0x20
+    changed = np.insert(changed, polls[6], changed[polls[6]])
+    Trace(changed, trace.ranges).save(tmp_path / "new.npz")
+    page = ROOT / "docs" / "traces.md"
+    blocks = fenced_blocks(page, "console")
+    assert len(blocks) == 2
+    for block in blocks:
+        for session in block.split("$ ")[1:]:
+            command, _, expected = session.partition("\n")
+            command = command.replace("python", sys.executable, 1)
+            done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+            assert (done.stdout, done.stderr) == (expected, "")
+    # The picture of the page is what the tool makes, whatever the version of matplotlib.
+    made, shown = ((path / "timeline.png").read_bytes()[:24] for path in (tmp_path, page.parent))
+    assert made == shown
+    assert "SeaBIOS" in (tmp_path / "timeline.html").read_text()
 
 
 def test_the_page_on_the_riscv_core_shows_its_source():

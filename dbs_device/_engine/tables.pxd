@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .lock cimport ReentrantLock
+from .native cimport NativeDevice
 from .pins cimport pin_object
 from .platform cimport (
     dbs_critical_section,
@@ -158,6 +159,8 @@ cdef class RangeEntry:
     cdef bint has_store
     # The lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
     cdef ReentrantLock lock
+    # A native device that is called in place of the device, for as long as its accesses are counted, else None.
+    cdef NativeDevice interposed
 
 
 @cython.final

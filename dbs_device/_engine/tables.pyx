@@ -276,8 +276,8 @@ cdef class RangeTable:
 cdef Slot slot_of(RangeEntry entry) noexcept:
     cdef NativeDevice device
     cdef Slot slot = Slot(entry.last, <PyObject *>entry, NULL, NULL)
-    if entry.is_native:
-        device = <NativeDevice>entry.device
+    if entry.is_native or entry.interposed is not None:
+        device = <NativeDevice>entry.device if entry.interposed is None else entry.interposed
         slot.target = <PyObject *>device
         if entry.space == PIO:
             slot.read = <NativeRead><void *>device.c_pio_read
