@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from rv32.core import Stop
 
 from dbs_device.clock import NS_PER_SECOND
+from dbs_device.errors import format_count
 from dbs_device.memory import Ram
 from dbs_device.state import AttributeState, MachineState, StateError
 
@@ -195,7 +196,8 @@ class Machine(AttributeState):
             try:
                 reason = core.run(min(limit, int(cycles)) if self._is_between else limit)
             except Exception as error:
-                error.add_note(f"the guest was at {core.pc:#x}, after {core.cycles} instructions")
+                self._is_between = True
+                error.add_note(f"the guest is at {core.pc:#x}, after {format_count(core.cycles, 'instruction')}")
                 raise
             finally:
                 core_ends = time.perf_counter()

@@ -125,6 +125,25 @@ def test_a_program_of_nothing_locks_up() -> None:
     assert machine.board.core.pc == 0
 
 
+def test_a_device_that_raises_says_where_the_guest_was_and_the_run_may_go_on() -> None:
+    class Broken(DeviceIo):
+        works = False
+
+        def load(self, base: int, offset: int, size: int) -> int:
+            if not self.works:
+                raise LookupError("broken")
+            return 0
+
+    program = bytes.fromhex("b7000020 03a10000 73005010")  # lui x1, 0x20000; lw x2, 0(x1); wfi
+    machine, broken = Machine(program, Script()), Broken()
+    machine.board.manager.register_device_io(broken, [Resource.MmioAddressRange(0x2000_0000, 4)])
+    with pytest.raises(LookupError) as caught:
+        machine.run(ENOUGH)
+    assert caught.value.__notes__[-1] == "the guest is at 0x80000004, after 1 instruction"
+    broken.works = True
+    assert machine.run(ENOUGH) == "halted"
+
+
 # Linux
 
 
