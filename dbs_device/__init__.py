@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
 from ._bus import ABI_VERSION, IoManager
 from ._engine.address_map import MappedRange
 from ._engine.bus_view import Bus
+from ._engine.counting import AccessCounts, DeviceCounts
 from ._engine.entry_points import CallbackHandle, c_api, entry_point_addresses
 from ._engine.include import get_include
 from ._engine.native import NativeDevice
@@ -65,8 +66,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABI_VERSION",
+    "AccessCounts",
     "Bus",
     "CallbackHandle",
+    "DeviceCounts",
     "DeviceIo",
     "DeviceIoMut",
     "DeviceManager",

@@ -7,6 +7,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from ._engine.address_map import MappedRange
 from ._engine.bus_view import Bus
+from ._engine.counting import AccessCounts
 from ._engine.tables import IoTables
 from ._engine.transactions import Transaction
 from .device import DeviceIo
@@ -52,6 +53,7 @@ class IoManager:
     def on_change(
         self, callback: Callable[[tuple[MappedRange, ...], tuple[MappedRange, ...]], object]
     ) -> Callable[[], object]: ...
+    def count(self) -> AccessCounts: ...
     def clone(self) -> Self: ...
     @property
     def mmio_bus(self) -> Bus: ...

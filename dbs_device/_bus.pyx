@@ -56,6 +56,7 @@ from ._engine.transactions cimport (
     Transaction,
     background_table,
     begin_transaction,
+    counted_table,
     new_entries,
     ranges_to_remove,
 )
@@ -66,6 +67,7 @@ import operator
 import weakref
 from types import MethodType
 
+from ._engine.counting import AccessCounts
 from ._engine.address_map import MappedRange, check_range, render_map, same_device, same_map
 from ._engine.public import set_attributes
 from ._engine.unowned import UnownedAccesses
@@ -637,6 +639,38 @@ cdef class IoManager:
         callbacks[token] = weakref.WeakMethod(callback) if type(callback) is MethodType else (lambda: callback)
         return functools.partial(callbacks.pop, token, None)
 
+    def count(self):
+        """Count accesses by device, for the time of a `with` block.
+
+        All that reach the manager are counted: from Python, C, a bridge, DMA. Not those of memory that a guest has
+        mapped, nor those on tables that were held before and not refreshed. In the meantime, a device that is called
+        with a buffer gets a copy of it. O(ranges) to open and to close; accesses cost nothing more otherwise.
+
+        Returns
+        -------
+        AccessCounts
+            The counts, open from the beginning of the block to its end.
+
+        Raises
+        ------
+        TransactionError
+            When the block begins or ends: this thread has a transaction open.
+
+        Examples
+        --------
+        >>> from dbs_device import Resource
+        >>> from dbs_device.memory import Ram
+        >>> manager = IoManager()
+        >>> manager.register_device_io(Ram(0x1000), [Resource.MemAddressRange(0, 0x1000)], name="ram")
+        >>> with manager.count() as counts:
+        ...     manager.mmio_store(0, 4, 1)
+        ...     _ = manager.mmio_load(0, 4), manager.mmio_load(8, 8)
+        >>> print(counts)
+        reads  writes  bytes read  bytes written  device
+            2       1          12              4  'ram' <Ram: 4 KiB>
+        """
+        return AccessCounts(self)
+
     def clone(self):
         """Return a manager of the same type with the same ranges, devices and options. O(1).
 
@@ -652,9 +686,12 @@ cdef class IoManager:
         cdef IoManager copy = type(self).__new__(type(self))
         if tables.options.log_unowned:
             (<PublishedTables>copy._published)._unowned_accesses = UnownedAccesses()
-        (<PublishedTables>copy._published).publish(
-            tables.pio, tables.mmio, tables.background, tables.options
-        )
+        pio, mmio, background = tables.pio, tables.mmio, tables.background
+        if (<ManagerState>self._published).counters:
+            pio = counted_table(tables.pio, (), tables.options.big_endian)
+            mmio = counted_table(tables.mmio, (), tables.options.big_endian)
+            background = counted_table(tables.background, (), tables.options.big_endian)
+        (<PublishedTables>copy._published).publish(pio, mmio, background, tables.options)
         set_attributes(copy, object.__getstate__(self))
         return copy
 

@@ -26,6 +26,7 @@ from ._engine.address_map import MappedMemory
 from ._engine.guest_memory import GuestMemory, memory_of
 from ._engine.memory import HostMemory, Ram, Rom
 from ._engine.memory_view import MemoryView
+from ._engine.unimplemented import Unimplemented, UnimplementedAccess, unimplemented_report
 from .device import DeviceIo  # noqa: F401  (annotations of MappedMemory)
 from .errors import AccessRuleError, MemoryBoundsError, NotRamError, RomWriteError
 
@@ -45,5 +46,8 @@ __all__ = [
     "Ram",
     "Rom",
     "RomWriteError",
+    "Unimplemented",
+    "UnimplementedAccess",
     "memory_of",
+    "unimplemented_report",
 ]

@@ -89,6 +89,28 @@ def test_a_package_that_embeds_the_bus_builds_against_the_wheel_and_works(compil
     assert "passed" in output
 
 
+RUN_GUEST = """
+from pathlib import Path
+from examples.riscv.machine import Machine
+from examples.riscv.serial_line import Script
+script = Script(b"stressed\\n")
+machine = Machine(Path("examples/riscv/guest/guest.bin").read_bytes(), script, disk=bytearray(8192))
+print(machine.run(), script.output.decode())
+"""
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_core_of_the_riscv_machine_builds_against_the_wheel_and_runs(compiler, environment, tmp_path):
+    skip_without(compiler)
+    example = tmp_path / "examples" / "riscv"
+    shutil.copytree(ROOT / "examples" / "riscv", example, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    variables = {"CC": compiler, "CFLAGS": "-Wall -Werror"}
+    environment.pip_install("--no-deps", "--force-reinstall", "--no-build-isolation", example / "core", **variables)
+    output = environment.run("-W", "error", "-c", RUN_GUEST, cwd=tmp_path)
+    assert output.startswith("power off Hello from RV32IMA.\n")
+    assert "Backwards, that is: desserts" in output
+
+
 @pytest.mark.parametrize("standard", ["c11", "c17", "c++17", "c++20"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_header_compiles_without_a_warning(compiler, standard, environment):
@@ -152,6 +174,14 @@ def test_the_document_shows_what_builds_and_runs(environment, tmp_path):
 def test_the_wheel_holds_what_embedders_need(wheel_directory):
     (wheel,) = wheel_directory.glob("*.whl")
     names = run(sys.executable, "-m", "zipfile", "-l", wheel)
-    for name in ("_bus.pxd", "_engine/native.pxd", "dbs_device.h", "py.typed", "_bus.pyi", "LICENSE"):
+    for name in (
+        "_bus.pxd",
+        "_engine/native.pxd",
+        "dbs_device.h",
+        "py.typed",
+        "_bus.pyi",
+        "_cli/timeline.html.in",
+        "LICENSE",
+    ):
         assert f"/{name}" in names
     assert "_bus.c " not in names

@@ -81,7 +81,9 @@ cdef class Bus:
         if not find_range(&table.ranges, address_of(addr, self._space), &index):
             return None
         slot = &table.ranges.slots[index]
-        return (<RangeEntry>slot.target).device if slot.read == NULL else <object>slot.target
+        if slot.read == NULL:
+            return (<RangeEntry>slot.target).device
+        return (<RangeEntry>table.entries[index]).device  # the target may be one that counts accesses
 
     def resolve(self, addr):
         """Return the device that owns an address or port, with base and offset. O(log(ranges)).

@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .lock cimport ReentrantLock
+from .native cimport NativeDevice
 from .pins cimport pin_object
 from .platform cimport (
     dbs_critical_section,
@@ -158,6 +159,8 @@ cdef class RangeEntry:
     cdef bint has_store
     # The lock of a device that is exactly a Mutex, else None; the handlers are then the inner device's.
     cdef ReentrantLock lock
+    # A native device that is called in place of the device, for as long as its accesses are counted, else None.
+    cdef NativeDevice interposed
 
 
 @cython.final
@@ -243,6 +246,7 @@ cdef inline dbs_pin *pin(PublishedTables published) noexcept nogil:
 
 cdef PublishedTables published_tables_of(object manager)
 
+cdef IoTables with_byte_order(IoTables tables, bint big_endian)
 cdef object space_of(SpaceId space)
 cdef SpaceId space_id_of(object space) except *
 

@@ -276,8 +276,8 @@ cdef class RangeTable:
 cdef Slot slot_of(RangeEntry entry) noexcept:
     cdef NativeDevice device
     cdef Slot slot = Slot(entry.last, <PyObject *>entry, NULL, NULL)
-    if entry.is_native:
-        device = <NativeDevice>entry.device
+    if entry.is_native or entry.interposed is not None:
+        device = <NativeDevice>entry.device if entry.interposed is None else entry.interposed
         slot.target = <PyObject *>device
         if entry.space == PIO:
             slot.read = <NativeRead><void *>device.c_pio_read
@@ -423,6 +423,19 @@ cdef class IoTables:
         self.background = empty_mmio_table
         self.options.open_bus = -1
         self.options.unowned = UNOWNED_REJECTED
+
+
+cdef IoTables with_byte_order(IoTables tables, bint big_endian):
+    """Return the same tables for a caller whose integers have a byte order of their own."""
+    cdef IoTables copy = IoTables.__new__(IoTables)
+    copy.generation = tables.generation
+    copy.pio = tables.pio
+    copy.mmio = tables.mmio
+    copy.background = tables.background
+    copy.options = tables.options
+    copy.options.big_endian = big_endian
+    copy.unowned_accesses = tables.unowned_accesses
+    return copy
 
 
 set_public_name(IoTables, b"dbs_device.IoTables")

@@ -10,6 +10,7 @@ cdef class ManagerState(PublishedTables):
     cdef dbs_word writer  # identity of the thread whose transaction is open, or 0
     cdef object thread_exit_guard
     cdef dict callbacks
+    cdef tuple counters  # the open AccessCounts
 
 
 cdef struct Node:
@@ -59,6 +60,7 @@ cdef class Transaction:
     cdef int check_open(self) except -1
     cdef int finish(self) except -1
     cdef void forget_changes(self) noexcept
+    cdef bint is_big_endian(self) except -1
     cdef int release_writer_lock(self) except -1
     cdef TableChanges changes(self, SpaceId space)
     cdef int add_entries(self, list entries) except -1
@@ -69,3 +71,5 @@ cdef Transaction begin_transaction(object manager)
 cdef list new_entries(object manager, object device, object resources, object name)
 cdef tuple ranges_to_remove(object resources)
 cdef RangeTable background_table(object device, bint big_endian)
+cdef RangeTable counted_table(RangeTable table, tuple counters, bint big_endian)
+cdef int change_counters(object manager, object counter, bint is_opened) except -1

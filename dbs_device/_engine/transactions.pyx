@@ -318,6 +318,7 @@ cdef class ManagerState(PublishedTables):
         self.writer_lock = threading.Lock()
         self.thread_exit_guard = threading.local()
         self.callbacks = {}
+        self.counters = ()
 
 
 cdef list new_entries(object manager, object device, object resources, object name):
@@ -452,6 +453,9 @@ cdef class Transaction:
         self._pio = None
         self._mmio = None
 
+    cdef bint is_big_endian(self) except -1:
+        return current_tables(<PyObject *>self._state).options.big_endian
+
     cdef int release_writer_lock(self) except -1:
         dbs_word_store(&self._state.writer, 0)
         self._state.writer_lock.release()
@@ -466,6 +470,8 @@ cdef class Transaction:
         cdef TableChanges changes
         cdef list added = []
         for entry in entries:
+            if self._state.counters:
+                entry = counted_entry(entry, self._state.counters, self.is_big_endian())
             changes = self.changes(entry.space)
             other = changes.overlapping(entry.base, entry.last)
             if other is not None:
@@ -663,6 +669,56 @@ cdef class Transaction:
             self.commit()
         else:
             self.cancel()
+
+
+# ----------------------------------------------------------------------------- counts of accesses
+
+
+cdef RangeEntry counted_entry(RangeEntry entry, tuple counters, bint big_endian):
+    """Return an entry that is served through these counters and no others."""
+    while entry.interposed is not None:
+        entry = entry.interposed.counted_entry
+    for counter in counters:
+        entry = counter._interpose(entry, big_endian)
+    return entry
+
+
+cdef RangeTable counted_table(RangeTable table, tuple counters, bint big_endian):
+    cdef TableWriter writer
+    cdef RangeEntry entry
+    if not table.entries:
+        return table
+    writer = TableWriter(table.ranges.count, [])
+    for entry in table.entries:
+        writer.append(counted_entry(entry, counters, big_endian))
+    return new_table(
+        table.ranges.space, table.ranges.count, writer.bases, writer.lasts, writer.slots, writer.entries
+    )
+
+
+cdef int change_counters(object manager, object counter, bint is_opened) except -1:
+    """Publish tables whose accesses a counter counts, or no longer counts. The map stays as it is."""
+    cdef Transaction transaction = begin_transaction(manager)
+    cdef ManagerState state = transaction._state
+    cdef IoTables tables
+    cdef tuple counters
+    cdef bint big_endian
+    try:
+        tables = current_tables(<PyObject *>state)
+        big_endian = tables.options.big_endian
+        counters = tuple([each for each in state.counters if each is not counter])
+        if is_opened:
+            counters += (counter,)
+        state.publish(
+            counted_table(tables.pio, counters, big_endian),
+            counted_table(tables.mmio, counters, big_endian),
+            counted_table(tables.background, counters, big_endian),
+            tables.options,
+        )
+        state.counters = counters
+    finally:
+        transaction.finish()
+    return 0
 
 
 cdef int notify(ManagerState state, Transaction transaction) except -1:

@@ -107,7 +107,7 @@ class _Items(AttributeState):
             self._transfer(self._memory, high << 32 | value)
 
     def _transfer(self, memory: GuestMemory, address: int) -> None:
-        """Do what a structure in RAM asks for; where there is none, nothing can be reported."""
+        """Do what a structure in RAM asks for; without one, nothing can be reported."""
         try:
             descriptor = b"".join(ram_views(memory, address, DMA_CONTROL.size))
         except (NotRamError, OverflowError):

@@ -277,7 +277,7 @@ class GicV2(AttributeState):
         return 0
 
     def _with_source(self, cpu: int, identifier: int) -> int:
-        """Return an ID as it is acknowledged: of an SGI, with the first CPU that has sent it."""
+        """Return what an acknowledgement reads: the ID, and of an SGI the first CPU that has sent it."""
         if identifier >= SGIS:
             return identifier
         sources = self._sgi_sources[cpu][identifier]

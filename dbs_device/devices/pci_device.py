@@ -7,6 +7,7 @@ is also called ECAM. Left out: bridges, expansion ROMs, extended configuration s
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -90,6 +91,7 @@ class PciDevice(PciFunction):
         self.define(INTERRUPT_PIN, 1, interrupt_pin)
         self.manager = manager
         self._bars: list[_Bar] = []
+        self._lock = threading.RLock()  # a BAR is moved by one thread at a time
         self._capabilities_end = FIRST_CAPABILITY
         self._last_capability = CAPABILITIES
 
@@ -172,18 +174,19 @@ class PciDevice(PciFunction):
             self._move()
 
     def _move(self) -> None:
-        changed = [(bar, place) for bar in self._bars if (place := self._place_of(bar)) != bar.at]
-        if not changed:
-            return
-        try:
-            self._register(changed)
-        except (DeviceOverlapError, InvalidRangeError) as error:
-            logger.warning("a BAR of %r cannot be there: %s", self, error)
-            for bar, place in changed:  # those that can
-                try:
-                    self._register([(bar, place)])
-                except (DeviceOverlapError, InvalidRangeError):
-                    self._register([(bar, None)])
+        with self._lock:
+            changed = [(bar, place) for bar in self._bars if (place := self._place_of(bar)) != bar.at]
+            if not changed:
+                return
+            try:
+                self._register(changed)
+            except (DeviceOverlapError, InvalidRangeError) as error:
+                logger.warning("a BAR of %r cannot be there: %s", self, error)
+                for bar, place in changed:  # those that can
+                    try:
+                        self._register([(bar, place)])
+                    except (DeviceOverlapError, InvalidRangeError):
+                        self._register([(bar, None)])
 
     def _register(self, changed: list[tuple[_Bar, Resource | None]]) -> None:
         with self.manager.begin_tx() as transaction:
@@ -207,7 +210,8 @@ class PciDevice(PciFunction):
 
     def unplug(self) -> None:
         """Take its devices off the bus."""
-        self._register([(bar, None) for bar in self._bars if bar.at is not None])
+        with self._lock:
+            self._register([(bar, None) for bar in self._bars if bar.at is not None])
 
     def state_loaded(self) -> None:
         """Put the devices where the registers say."""

@@ -47,7 +47,7 @@ class Calibration(Register, access=RO):
 class SysTick(BankState, RegisterBank, size=0x10):
     """The timer: a 24-bit counter that counts down to 0 and begins again. Registered at 0xE000_E010, as a rule.
 
-    The registers other than SYST_CSR are served as the manual says for words; the counter moves when the clock is read.
+    The counter moves when the clock is read: several periods between two reads are one tick.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class SysTick(BankState, RegisterBank, size=0x10):
         self._zero_until = -1  # the cycle before which it has not left 0
         self._timer = clock.timer(self._expire)
         self._calibrate()
-        self._rate = self._chosen_rate()  # at which it counts: when a write changes it, that comes later
+        self._rate = self._chosen_rate()  # at which it counts; `_change_control` follows the registers
 
     def _calibrate(self) -> None:
         if self.reference_frequency is None:
@@ -152,7 +152,7 @@ class SysTick(BankState, RegisterBank, size=0x10):
             if period == 1:
                 self._stop(0)
             else:
-                # Periods that nobody has looked at in between are one tick.
+                # Several periods between two reads of the clock are one tick.
                 elapsed = max(self._cycles_at(now) - reached, 0)
                 self._zero_until = reached + elapsed // period * period
                 self._zero_at = self._zero_until + period

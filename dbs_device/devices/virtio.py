@@ -1,4 +1,4 @@
-"""What all virtio devices have in common: features, status, queues. A transport, such as `VirtioMmio`, maps it.
+"""Virtio devices without their transports: features, status, queues. `VirtioMmio` and `VirtioPci` are transports.
 
 Specification: Virtual I/O Device (VIRTIO) 1.2, sections 2 and 3.
 """

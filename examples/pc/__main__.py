@@ -15,8 +15,7 @@ from rich.table import Table
 from dbs_device.clock import CountedClock, HostClock
 
 from .machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine, ignore, open_disk
-from .processor import ProcessorError
-from .terminal import PlainText
+from .terminal import Answers, PlainText
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -24,6 +23,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rom", type=Path, default=DEBIAN_ROM, help="the firmware (default: %(default)s)")
     parser.add_argument("--vgabios", type=Path, default=DEBIAN_VGABIOS, help="its VGA ROM (default: %(default)s)")
     parser.add_argument("--disk", type=Path, help="an image, which is not changed (default: a disk with boot.asm)")
+    parser.add_argument("--memory", type=int, default=32, metavar="MIB", help="of RAM (default: %(default)s)")
+    parser.add_argument(
+        "--answer",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TEXT", "REPLY"),
+        help="when the guest has printed a text on COM1, type a line; again for the next one",
+    )
     parser.add_argument("--log", action="store_true", help="show the firmware's log (port 0x402) instead of COM1")
     parser.add_argument("--bus", choices=("attach", "callbacks"), help="what is between Unicorn and the devices")
     parser.add_argument(
@@ -62,15 +70,25 @@ def choose_processor(options: argparse.Namespace) -> dict[str, Any]:
 
 def build_machine(options: argparse.Namespace) -> Machine:
     console = PlainText(sys.stdout)
-    return Machine(
+    replies = [(text, reply.encode() + b"\r") for text, reply in options.answer]
+    answers = Answers(replies, lambda typed: machine.board.uart.receive(typed))
+
+    def show_and_answer(byte: int) -> None:
+        if not options.log:
+            console.put(byte)
+        answers.put(byte)
+
+    machine = Machine(
         options.rom.read_bytes(),
         vgabios=options.vgabios.read_bytes(),
         disk=open_disk(options.disk) if options.disk else None,
         clock=HostClock() if options.wall_time or options.kvm else CountedClock(),
-        serial=ignore if options.log else console.put,
+        ram_size=options.memory << 20,
+        serial=show_and_answer,
         debug=console.put if options.log else ignore,
         **choose_processor(options),
     )
+    return machine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         machine = build_machine(options)
         if options.restore:
             machine.restore(options.restore)
-    except (OSError, ValueError, ProcessorError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         if isinstance(error, FileNotFoundError) and not options.restore:
             print(

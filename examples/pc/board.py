@@ -73,6 +73,8 @@ class Board:
     ----------
     intr : IrqLine
         The output of the board's interrupt controllers, for a processor to connect to.
+    reset : callable
+        Resets the machine, as when the processor has shut down.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Board:
         def reset() -> None:
             stop("reset")
 
+        self.reset = reset
         self.intr = IrqLine()
         self.pics = PicPair(irq=self.intr)
         line = lines or self.pics.line

@@ -1,12 +1,11 @@
 """A Unicorn x86 CPU, with the interrupts that Unicorn leaves to its users.
 
-Unicorn has no interrupt lines, and reports an INT instruction instead of executing it. Both kinds of interrupt are
-delivered here, as in real mode; firmware and boot sectors need no other.
+Unicorn has no interrupt lines, and reports an INT instruction or an exception instead of executing it. All of these are
+delivered here.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -27,27 +26,23 @@ from unicorn.x86_const import (
     UC_X86_REG_CS,
     UC_X86_REG_EFLAGS,
     UC_X86_REG_EIP,
-    UC_X86_REG_ESP,
-    UC_X86_REG_SS,
 )
 
 from dbs_device import IoManager
 from dbs_device.trace import TraceRecorder
 
-__all__ = ["Bridge", "Connect", "Cpu", "UnsupportedInterruptError", "connect_by_callbacks"]
+from .interrupt_delivery import ERROR_CODES, deliver
+
+__all__ = ["Bridge", "Connect", "Cpu", "connect_by_callbacks"]
 
 PAGE_SIZE = 0x1000
 NEVER = 0xFFFF_FFFF  # not the address of an instruction
 
 PROTECTED_MODE = 0x0000_0001  # CR0
 CR0_AFTER_RESET = 0x6000_0010
-TRAP_FLAG, INTERRUPT_FLAG = 0x0100, 0x0200
+INTERRUPT_FLAG = 0x0200
 RESET_CS, RESET_IP = 0xF000, 0xFFF0
-HLT, STI = 0xF4, 0xFB
-
-
-class UnsupportedInterruptError(Exception):
-    """The guest takes an interrupt in protected mode, which is not supported."""
+HLT, STI, INT = 0xF4, 0xFB, 0xCD
 
 
 class Bridge(Protocol):
@@ -116,7 +111,7 @@ class Cpu:
         # protection switched off, it supports all modes that the guest switches to.
         self.uc = Uc(UC_ARCH_X86, UC_MODE_32)
         self._bridge = connect(self.uc, manager)
-        self._unsupported: UnsupportedInterruptError | None = None
+        self._error: Exception | None = None  # of an interrupt
         self.uc.hook_add(UC_HOOK_INTR, self._interrupt_instruction)
         self.uc.hook_add(UC_HOOK_MEM_READ_UNMAPPED | UC_HOOK_MEM_WRITE_UNMAPPED, self._map_open_bus)
         self._write(UC_X86_REG_CR0, CR0_AFTER_RESET)
@@ -131,8 +126,9 @@ class Cpu:
     def execute(self, count: int) -> None:
         """Execute up to `count` instructions; fewer if the guest halts or `stop` is called."""
         self._bridge.emu_start(self._read(UC_X86_REG_EIP), NEVER, count=count)
-        if self._unsupported is not None:
-            raise self._unsupported
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def stop(self) -> None:
         """Make a running `execute` return."""
@@ -160,25 +156,27 @@ class Cpu:
         return self._last_byte() == STI
 
     def interrupt(self, vector: int) -> None:
-        """Take an interrupt: push FLAGS, CS and IP, and continue at the handler in the vector table."""
-        if self._read(UC_X86_REG_CR0) & PROTECTED_MODE:
-            raise UnsupportedInterruptError(f"interrupt {vector:#x} in protected mode, at {self.next_instruction:#x}")
-        flags = self._read(UC_X86_REG_EFLAGS)
-        stack = self._read(UC_X86_REG_ESP)
-        top = (stack - 6) & 0xFFFF
-        frame = struct.pack("<HHH", self._read(UC_X86_REG_EIP) & 0xFFFF, self._read(UC_X86_REG_CS), flags & 0xFFFF)
-        self.uc.mem_write((self._read(UC_X86_REG_SS) << 4) + top, frame)
-        offset, segment = struct.unpack("<HH", self.uc.mem_read(4 * vector, 4))
-        self._write(UC_X86_REG_ESP, stack & ~0xFFFF | top)
-        self._write(UC_X86_REG_EFLAGS, flags & ~(INTERRUPT_FLAG | TRAP_FLAG))
-        self._write(UC_X86_REG_CS, segment)
-        self._write(UC_X86_REG_EIP, offset)
+        """Take an interrupt from outside.
+
+        Raises
+        ------
+        TripleFaultError
+            The guest cannot take it, nor the exceptions that follow.
+        UnsupportedInterruptError
+            The guest takes it in a way that is not supported.
+        """
+        deliver(self.uc, vector)
 
     def _interrupt_instruction(self, uc: Uc, vector: int, context: Any) -> None:
+        """Take the interrupt of an INT instruction, after which EIP is, or an exception of the instruction at EIP."""
+        end = self.next_instruction
+        is_software = uc.mem_read((end - 2) & 0xFFFF_FFFF, 2) == bytes([INT, vector])
+        # Unicorn does not tell the error code, which is 0 unless the fault is about a selector.
+        error_code = 0 if vector in ERROR_CODES and not is_software else None
         try:
-            self.interrupt(vector)
-        except UnsupportedInterruptError as error:  # raised by `execute`: it cannot propagate from here
-            self._unsupported = error
+            deliver(uc, vector, error_code=error_code, is_software=is_software)
+        except Exception as error:  # raised by `execute`: it cannot propagate from here
+            self._error = error
             uc.emu_stop()
 
     def _map_open_bus(self, uc: Uc, access: int, address: int, size: int, value: int, context: Any) -> bool:

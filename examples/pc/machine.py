@@ -23,6 +23,7 @@ DEBIAN_VGABIOS = Path("/usr/share/seabios/vgabios-isavga.bin")
 KIB, MIB = 1 << 10, 1 << 20
 RAM_SIZE = 32 * MIB
 LOW_RAM_END, HIGH_RAM_START = 0xA0000, 0x100000
+MMIO_START = 3 << 30  # RAM ends below
 SHADOW_START = 0xC0000  # RAM for option ROMs and a copy of the firmware
 FIRMWARE_SHADOW = 128 * KIB  # at its end
 DISK_SIZE = 1 * MIB
@@ -60,6 +61,8 @@ class Machine:
         By default, time is counted from work, so that every run is the same.
     start : datetime
         Date and time at power-on.
+    ram_size : int
+        Bytes, above 16 MiB; a multiple of 64 KiB.
     serial, debug : callable
         Receive the bytes that the guest sends to COM1 and to the debug console.
     processor : callable
@@ -85,6 +88,7 @@ class Machine:
         disk: AtaDisk | None = None,
         clock: Clock | None = None,
         start: datetime = POWER_ON,
+        ram_size: int = RAM_SIZE,
         serial: Callable[[int], object] = ignore,
         debug: Callable[[int], object] = ignore,
         processor: NewProcessor | None = None,
@@ -92,6 +96,8 @@ class Machine:
     ) -> None:
         if len(rom) < FIRMWARE_SHADOW or len(rom) % (4 * KIB):
             raise ValueError(f"a ROM must be a multiple of 4 KiB, 128 KiB or more, not {len(rom)} bytes")
+        if ram_size % (64 * KIB) or not 16 * MIB < ram_size < MMIO_START:
+            raise ValueError(f"the RAM is a multiple of 64 KiB, above 16 MiB and below 3 GiB, not {ram_size} bytes")
         if processor is None:
             from .unicorn_processor import UnicornProcessor  # here: the others do not need the package unicorn
 
@@ -101,7 +107,7 @@ class Machine:
         self.board = Board(
             self.clock,
             start=start,
-            ram_size=RAM_SIZE,
+            ram_size=ram_size,
             disk=disk or default_disk(),
             vgabios=vgabios,
             serial=serial,
@@ -113,7 +119,7 @@ class Machine:
         self.processor.map_memory(0, LOW_RAM_END)
         self.processor.map_memory(SHADOW_START, HIGH_RAM_START - SHADOW_START - FIRMWARE_SHADOW)
         self.processor.map_memory(HIGH_RAM_START - FIRMWARE_SHADOW, FIRMWARE_SHADOW, rom[-FIRMWARE_SHADOW:])
-        self.processor.map_memory(HIGH_RAM_START, RAM_SIZE - HIGH_RAM_START)
+        self.processor.map_memory(HIGH_RAM_START, ram_size - HIGH_RAM_START)
         self.processor.map_memory((1 << 32) - len(rom), len(rom), rom, read_only=True)
 
     def _stop(self, reason: str) -> None:

@@ -1,10 +1,11 @@
-"""Showing a guest's console on that of the host."""
+"""Showing a guest's console on that of the host, and answering it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
-__all__ = ["PlainText"]
+__all__ = ["Answers", "PlainText"]
 
 ESCAPE = 0x1B
 FINAL_BYTES = range(0x40, 0x7F)  # end a control sequence
@@ -37,3 +38,31 @@ class PlainText:
         elif byte == 0x0A or 0x20 <= byte < 0x7F:
             self._stream.write(chr(byte))
             self._stream.flush()
+
+
+class Answers:
+    """Types answers at a guest's console, each when the guest has printed a text.
+
+    Parameters
+    ----------
+    pairs : iterable of (str, bytes)
+        A text, and what is typed then; in order, each once.
+    type_ : callable
+        Takes what is typed.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, bytes]], type_: Callable[[bytes], object]) -> None:
+        self._pairs = list(pairs)
+        self._type = type_
+        self._printed = b""  # since the last answer, as far as it can matter
+
+    def put(self, byte: int) -> None:
+        """Accept a byte from the guest."""
+        if not self._pairs:
+            return
+        text, answer = self._pairs[0]
+        self._printed = (self._printed + bytes((byte,)))[-len(text) :]
+        if self._printed == text.encode():
+            self._printed = b""
+            del self._pairs[0]
+            self._type(answer)

@@ -13,6 +13,7 @@ from dbs_device.unicorn import attach
 from .board import Board
 from .cpu import Connect, Cpu
 from .cpu_state import CpuContext
+from .interrupt_delivery import TripleFaultError
 
 __all__ = ["UnicornProcessor"]
 
@@ -90,6 +91,9 @@ class UnicornProcessor(AttributeState):
                     self._wait_for_event()
                 elif not self._stop_requested and self._execute_slice():
                     return True
+            return False
+        except TripleFaultError:
+            self._board.reset()
             return False
         finally:
             self._stop_requested = False

@@ -235,8 +235,9 @@ class Board:
             Node(f"syscon@{POWER_BASE:x}", {"compatible": "syscon", "reg": [POWER_BASE, POWER_SIZE], "phandle": power}),
         ]
         if "disk" in self.devices:
-            disk = {"compatible": "virtio,mmio", "reg": [DISK_BASE, DISK_SIZE], "interrupts": DISK_SOURCE}
-            devices.append(Node(f"virtio@{DISK_BASE:x}", disk))
+            disk = Node(f"virtio@{DISK_BASE:x}", {"compatible": "virtio,mmio", "reg": [DISK_BASE, DISK_SIZE]})
+            disk.properties["interrupts"] = DISK_SOURCE
+            devices.append(disk)
         return Node(
             "",
             {"#address-cells": 1, "#size-cells": 1, "compatible": "dbs-device,riscv", "model": "dbs-device RV32IMA"},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dbs_device import DeviceIo
 from dbs_device.clock import NS_PER_SECOND, Clock
@@ -64,7 +64,7 @@ class GoldfishRtc(AttributeState, DeviceIo):
         The interrupt line.
     """
 
-    saved: ClassVar[dict[str, object]] = dict.fromkeys(
+    saved: ClassVar[Mapping[str, Any]] = dict.fromkeys(
         ("_offset", "_time_high", "_alarm_low", "_alarm_high", "_timer", "_enabled", "_pending", "_level")
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from dbs_device.clock import NS_PER_SECOND
 from dbs_device.state import AttributeState
@@ -85,7 +86,7 @@ class SerialLine(AttributeState):
         The other end.
     """
 
-    saved: ClassVar[dict[str, object]] = {
+    saved: ClassVar[Mapping[str, Any]] = {
         "_typed": ...,
         "_line": ...,
         "_quiet_since": range(1 << 63),

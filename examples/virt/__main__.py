@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dbs_device.clock import Clock, CountedClock, HostClock
+from dbs_device.clock import CountedClock, HostClock
 from dbs_device.devices.storage import FileStorage, MemoryStorage, Storage
 from dbs_device.state import MachineState
 from examples.riscv.terminal import Terminal
 
 from .board import FLASH_SIZE
-from .machine import COUNTED_STEP, DEBIAN_FIRMWARE, END_OF_INPUT, Machine, erased_flash
+from .machine import COUNTED_STEP, DEBIAN_FIRMWARE, END_OF_INPUT, POWER_ON, Machine, erased_flash
 
 DISK_SIZE = 1 << 20
 SAVE, LEAVE = "saving", "left by Ctrl-A x"
@@ -59,9 +59,16 @@ def open_disk(path: Path | None) -> Storage:
 
 def make_machine(options: argparse.Namespace, terminal: Terminal, disk: Storage, flash: mmap.mmap) -> Machine:
     is_counted = options.counted_time or not terminal.is_interactive
-    clock: Clock = CountedClock(COUNTED_STEP) if is_counted else HostClock()
     files = {path.name: path.read_bytes() for path in options.tftp.iterdir() if path.is_file()} if options.tftp else {}
-    return Machine(options.firmware.read_bytes(), terminal, variables=flash, disk=disk, clock=clock, files=files)
+    return Machine(
+        options.firmware.read_bytes(),
+        terminal,
+        variables=flash,
+        disk=disk,
+        files=files,
+        clock=CountedClock(COUNTED_STEP) if is_counted else HostClock(),
+        start=POWER_ON if is_counted else None,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, FileNotFoundError) and options.firmware == DEBIAN_FIRMWARE:
             print("Debian has the firmware in its package u-boot-qemu; --firmware takes another file.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # with the terminal as it was
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # restores the terminal
     begin = time.perf_counter()
     with terminal, contextlib.suppress(KeyboardInterrupt):
         while True:

@@ -18,7 +18,7 @@ from .cpu import Cpu
 from .network import Host
 from .serial_line import SerialLine
 
-__all__ = ["COUNTED_STEP", "DEBIAN_FIRMWARE", "END_OF_INPUT", "Machine", "erased_flash", "flash_of"]
+__all__ = ["COUNTED_STEP", "DEBIAN_FIRMWARE", "END_OF_INPUT", "POWER_ON", "Machine", "erased_flash", "flash_of"]
 
 DEBIAN_FIRMWARE = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 POWER_ON = datetime(2024, 2, 29, 12, 34, 56)
@@ -60,10 +60,12 @@ class Machine:
         The disk.
     clock : Clock, optional
         By default, time is counted by its reads, so that every run is the same.
+    legacy : bool
+        Whether the virtio devices have the registers of version 1, of drivers before VIRTIO 1.0.
     ram_size : int
         Bytes, a multiple of a page.
-    start : datetime
-        Date and time at power-on.
+    start : datetime or None
+        Date and time at power-on; None for the host's.
     console : Console
         What the serial line leads to.
     files : mapping of str to bytes
@@ -89,8 +91,9 @@ class Machine:
         variables: mmap.mmap | bytearray | None = None,
         disk: Storage | None = None,
         clock: Clock | None = None,
+        legacy: bool = False,
         ram_size: int = 128 << 20,
-        start: datetime = POWER_ON,
+        start: datetime | None = POWER_ON,
         files: Mapping[str, bytes] | None = None,
         seed: int = 0,
     ) -> None:
@@ -102,6 +105,7 @@ class Machine:
             self.clock,
             start=start,
             ram_size=ram_size,
+            legacy=legacy,
             flash=(flash_of(firmware), erased_flash() if variables is None else variables),
             disk=disk,
             serial=self.line.send,

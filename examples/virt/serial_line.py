@@ -1,4 +1,4 @@
-"""What is at the other end of the serial line: a person at a terminal, or commands that are typed for one."""
+"""The serial line to a person at a terminal, or to a list of commands."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_reload_value_of_zero_stops_it(machine):
     assert machine.ticks == 2
 
 
-def test_periods_that_nobody_sees_are_one_tick_and_keep_their_phase(machine):
+def test_several_periods_between_two_reads_are_one_tick_and_keep_their_phase(machine):
     machine.start(9)
     machine.run(1005)
     assert machine.ticks == 1

@@ -27,7 +27,7 @@ from embedder.minimal import Counter, sum_of_loads
 
 import dbs_device
 from dbs_device import DeviceIo, IoManager, NoDeviceError, Resource, Space
-from dbs_device.memory import Ram, Rom, RomWriteError
+from dbs_device.memory import AccessRule, AccessRuleError, Alias, Mirror, PartialDecode, Ram, Rom, RomWriteError
 from dbs_device.trace import TraceRecorder
 
 MMIO = [Resource.MmioAddressRange(0x1000, 64)]
@@ -335,6 +335,16 @@ def test_an_embedder_records_what_it_has_served():
             record(*arguments)
 
 
+def test_a_c_emulator_records_what_it_has_served():
+    recorder = TraceRecorder(manager_with(Registers()))
+    assert c_emulator.record(recorder.manager, recorder, 0x1000, 8, 4, 0x1_0000_0055) is None
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, True, 0x1008, 4, 0x55),
+        (Space.MMIO, False, 0x1008, 4, 0x55),
+    ]
+    assert type(c_emulator.record(recorder.manager, recorder.manager, 0x1000, 8, 4, 0)) is TypeError
+
+
 def test_threads_record_without_the_gil():
     recorder = TraceRecorder(IoManager(open_bus=0))
     count = 100_000
@@ -621,3 +631,32 @@ def test_the_rule_of_unowned_accesses():
     memory, ports = unowned(manager_with(Fifo(), PORTS), 0x43, 2)
     assert str(memory) == "no device owns MMIO address 0x43 (2 bytes)"
     assert str(ports).startswith("the access to PIO address 0x43 (2 bytes) runs past the end of range 0x40..0x43 of ")
+
+
+def adapters_of(device):
+    return [Alias(device, 0), Mirror(device, 0x3F), AccessRule(device), PartialDecode((device, 0, 0))]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_adapters_reach_devices_from_a_thread_that_python_does_not_know(number):
+    native, python, broken = (adapters_of(make())[number] for make in (Registers, Recorder, Broken))
+    manager = manager_with(native)
+    assert access_on_new_thread(manager, "mmio_store", 0x1008, 4, 5)[0] == 0
+    assert access_on_new_thread(manager, "mmio_load", 0x1008, 4) == (0, 5, None)
+    assert access_on_new_thread(manager_with(python), "mmio_load", 0x1008, 4) == (0, 0x04030201, None)
+    result, _, error = access_on_new_thread(manager_with(broken), "mmio_load", 0x1008, 4)
+    assert result == -1
+    assert isinstance(error, KeyError)
+
+
+def test_a_refused_access_raises_on_a_thread_that_python_does_not_know():
+    manager = manager_with(AccessRule(Recorder(), {8}))
+    result, _, error = access_on_new_thread(manager, "mmio_load", 0x1008, 4)
+    assert result == -1
+    assert isinstance(error, AccessRuleError)
+
+
+def test_an_alias_of_memory_is_found_in_the_host():
+    ram = Ram(0x2000)
+    tables = manager_with(Alias(ram, 0x10), MMIO).tables()
+    assert memory_at(tables, 0x1008) == ("RAM", ram.address + 0x18, 0x103F)

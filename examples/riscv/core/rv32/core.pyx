@@ -630,7 +630,7 @@ cdef class Core:
         return True
 
     cdef int fetch(self, uint32_t *word) except -1 nogil:
-        """Fetch the instruction at `next_pc` from elsewhere than RAM that is known."""
+        """Fetch the instruction at `next_pc`, which is not in the window: from other memory, or from the bus."""
         cdef uint64_t value = 0
         cdef uint32_t address = self.next_pc
         if not c_tables_are_current(self.manager, self.tables):
@@ -648,7 +648,7 @@ cdef class Core:
         return self.trap(INSTRUCTION_ACCESS_FAULT, address)
 
     cdef int load(self, uint32_t address, uint32_t size, uint32_t *value) except -1 nogil:
-        """Load from elsewhere than RAM that is known: in the end, from the bus."""
+        """Load from an address that is not in the window: from other RAM, or from the bus."""
         cdef uint64_t wide = 0, begin = 0
         cdef int unowned
         if not c_tables_are_current(self.manager, self.tables):
@@ -667,13 +667,15 @@ cdef class Core:
         unowned = c_mmio_load(self.tables, address, size, &wide)
         if self.meter_count:
             self.measure(address, True, begin)
+        if not c_tables_are_current(self.manager, self.tables):
+            self.pause()  # the device has changed the map, maybe that of the memory
         if unowned:
             return self.trap(LOAD_ACCESS_FAULT, address)
         value[0] = <uint32_t>wide
         return SERVED
 
     cdef int store(self, uint32_t address, uint32_t size, uint32_t value) except -1 nogil:
-        """Store to elsewhere than RAM that is known: in the end, to the bus."""
+        """Store to an address that is not in the window: to other RAM, or to the bus."""
         cdef uint64_t begin = 0
         cdef int unowned
         if not c_tables_are_current(self.manager, self.tables):
@@ -693,6 +695,8 @@ cdef class Core:
         unowned = c_mmio_store(self.tables, address, size, value)
         if self.meter_count:
             self.measure(address, False, begin)
+        if not c_tables_are_current(self.manager, self.tables):
+            self.pause()
         if unowned:
             return self.trap(STORE_ACCESS_FAULT, address)
         return SERVED

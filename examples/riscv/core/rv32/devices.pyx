@@ -34,7 +34,7 @@ cdef class Timebase:
     cdef uint64_t ns_per_cycle
     cdef uint64_t added  # modulo 2**64
 
-    def __init__(self, Core core not None, uint64_t ns_per_cycle):
+    def __cinit__(self, Core core not None, uint64_t ns_per_cycle):
         self.core = core
         self.ns_per_cycle = ns_per_cycle
 
@@ -143,7 +143,7 @@ cdef class Uart16550(NativeDevice):
     cdef uint8_t[FIFO_SIZE] received
     cdef uint32_t first, count
 
-    def __init__(self, *, sink, irq=no_irq):
+    def __cinit__(self, *, sink, irq=no_irq):
         self.sink = sink
         self.output = Output(irq)
 
@@ -347,7 +347,7 @@ cdef class Clint(NativeDevice):
     cdef Output software, timer
     cdef object alarm
 
-    def __init__(self, *, clock, uint64_t frequency, software_irq=no_irq, timer_irq=no_irq):
+    def __cinit__(self, *, clock, uint64_t frequency, software_irq=no_irq, timer_irq=no_irq):
         self.timebase = clock.timebase
         self.frequency = frequency
         self.compare = <uint64_t>-1
@@ -454,7 +454,7 @@ cdef class GoldfishRtc(NativeDevice):
     cdef Output output
     cdef object timer
 
-    def __init__(self, *, clock, start, irq=no_irq):
+    def __cinit__(self, *, clock, start, irq=no_irq):
         self.timebase = clock.timebase
         self.offset = int(start.timestamp()) * <object>NS_PER_SECOND - self.timebase.c_now()
         self.output = Output(irq)
@@ -570,7 +570,7 @@ cdef class PowerSwitch(NativeDevice):
 
     cdef object stop
 
-    def __init__(self, *, stop):
+    def __cinit__(self, *, stop):
         self.stop = stop
 
     cdef int c_write(self, uint64_t base, uint64_t offset, const uint8_t *data, size_t size) except -1 nogil:
