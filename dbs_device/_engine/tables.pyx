@@ -299,7 +299,7 @@ cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts,
     table.ranges.slots = <const Slot *>PyBytes_AS_STRING(slots)
     table.ranges.count = count
     table.ranges.space = space
-    table.ranges.hint_shift = 2 if space == PIO else 8
+    table.ranges.hint_shift = hint_shift_of(space)
     return table
 
 
