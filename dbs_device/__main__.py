@@ -1,42 +1,42 @@
-"""Command line of the package: ``python -m dbs_device COMMAND ...``.
-
-A command is a function that adds its parser, and another that is called with the parsed arguments.
-"""
+"""Command line of the package: ``python -m dbs_device COMMAND ...``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-if TYPE_CHECKING:
-    from ._generate.model import Bank
+from ._cli.generate import add_generate
+from ._cli.machine import add_map
+from ._cli.output import CommandError
+from ._cli.traces import add_trace
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_DESCRIPTION = """\
+Look at the address map of a machine and at recorded traces, and generate
+register banks.
 
-_GENERATE = """\
-Print a Python module that declares the registers of a device, from a description of the hardware.
+  map MODULE             the devices of the machine that MODULE.build() returns
+  trace summary FILE     how often each device was accessed
+  trace plot FILE        a picture: time across, address ranges down
+  trace diff A B         the differences of two traces, by device and register
+  trace export FILE      for Perfetto (Chrome's trace format) or GTKWave (VCD)
+  generate svd|rdl FILE  a module of register banks, from a hardware description
 
-The module imports nothing but dbs_device.registers and enum. It is a start, to be edited: a description says where
-registers are, and little of what they do. What it does not say, or a declaration cannot, is a comment with TODO.
+Traces are recorded by dbs_device.trace.TraceRecorder, or by a bridge:
+
+  recorder = TraceRecorder(manager)
+  bridge = dbs_device.unicorn.attach(uc, manager, recorder)
+  ...
+  recorder.trace.save("boot.npz")
 """
-_GENERATE_SVD = """\
-Print the register bank of one peripheral of a CMSIS-SVD file. Without --peripheral, the names are listed.
-Needs cmsis-svd: pip install 'dbs-device[svd]'
+_EPILOG = """\
+The exit status is 0, or 1 where two traces differ, or 2 for what cannot be
+done, with a line on standard error.
+
+python -m dbs_device COMMAND --help says more. Tables on terminals, pictures
+and VCD files need packages: pip install 'dbs-device[cli]'
 """
-_GENERATE_RDL = """\
-Print the register bank of one addrmap of a SystemRDL file, with all that is in it.
-Needs systemrdl-compiler: pip install 'dbs-device[rdl]'
-"""
-
-
-_MOST_WARNINGS = 5
-
-
-class CommandError(Exception):
-    """What a command cannot do, in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,101 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 2 for what the command cannot do, after a line on standard error.
+        The exit status: 1 where a comparison finds differences, 2 for what the command cannot do, after a line on
+        standard error.
     """
-    parser = argparse.ArgumentParser(prog="python -m dbs_device", description="Tools of dbs-device.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dbs_device",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_generate(commands)
+    add_map(commands)
+    add_trace(commands)
+    add_generate(commands)
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
-        run(options)
+        status = run(options) or 0
+        sys.stdout.flush()
+        return status
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
-
-
-# ----------------------------------------------------------------------------- generate
-
-
-def _add_generate(commands: _Commands) -> None:
-    generate = commands.add_parser(
-        "generate",
-        help="print a module of register banks from a description of the hardware",
-        description=_GENERATE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    formats = generate.add_subparsers(title="formats", metavar="FORMAT", required=True)
-    svd = _add_format(formats, "svd", "a peripheral of a CMSIS-SVD file", _GENERATE_SVD)
-    svd.add_argument("--peripheral", metavar="NAME", help="which one, such as USART2")
-    svd.set_defaults(run=_generate_svd)
-    rdl = _add_format(formats, "rdl", "an addrmap of a SystemRDL file", _GENERATE_RDL)
-    rdl.add_argument("--top", metavar="NAME", help="which addrmap; the last one in the file by default")
-    rdl.add_argument(
-        "-I", dest="include", metavar="DIR", type=Path, action="append", default=[], help="where included files are"
-    )
-    rdl.set_defaults(run=_generate_rdl)
-
-
-def _add_format(formats: _Commands, name: str, summary: str, description: str) -> argparse.ArgumentParser:
-    parser = formats.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the description")
-    parser.add_argument("-o", dest="output", metavar="FILE", type=Path, help="write a new file, instead of printing")
-    return parser
-
-
-def _generate_svd(options: argparse.Namespace) -> None:
-    try:
-        from ._generate.svd import read_svd
-    except ImportError as error:
-        raise _missing_extra("svd", error) from error
-    chosen = f" --peripheral {options.peripheral}" if options.peripheral else ""
-    _generate(options, "svd", chosen, lambda: read_svd(options.file, options.peripheral))
-
-
-def _generate_rdl(options: argparse.Namespace) -> None:
-    try:
-        from ._generate.rdl import read_rdl
-    except ImportError as error:
-        raise _missing_extra("rdl", error) from error
-    chosen = f" --top {options.top}" if options.top else ""
-    _generate(options, "rdl", chosen, lambda: read_rdl(options.file, options.top, options.include))
-
-
-def _missing_extra(extra: str, error: ImportError) -> CommandError:
-    return CommandError(f"generate {extra} needs the module {error.name}: pip install 'dbs-device[{extra}]'")
-
-
-def _generate(options: argparse.Namespace, kind: str, chosen: str, read: Callable[[], tuple[Bank, list[str]]]) -> None:
-    from ._generate.model import GenerateError, arrange
-    from ._generate.printer import print_module
-
-    try:
-        bank, warnings = read()
-        arrange(bank)
-    except GenerateError as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"{options.file}: {error.strerror}") from error
-    for warning in warnings[:_MOST_WARNINGS]:
-        print(f"warning: {warning}", file=sys.stderr)
-    if len(warnings) > _MOST_WARNINGS:
-        print(f"warning: {len(warnings) - _MOST_WARNINGS} more like these", file=sys.stderr)
-    name = options.file.name
-    text = print_module(bank, name, f"python -m dbs_device generate {kind} {name}{chosen}")
-    if options.output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        with options.output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise CommandError(f"{options.output} exists, and may have been edited") from error
-    except OSError as error:
-        raise CommandError(f"{options.output}: {error.strerror}") from error
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -72,6 +72,12 @@ typedef struct dbs_device_api {
     /* From now on, unowned accesses follow the manager's rule, as those of Python do: unless its bus is open, each
        latches a NoDeviceError. With refuse = 0, the default, none does. Call it while no access is under way. */
     void (*refuse_unowned)(void *handle, int refuse);
+
+    /* Append an access that was made through the handle to a dbs_device.trace.TraceRecorder, a borrowed reference, if
+       it is enabled: the value that was loaded or stored, of 1 to 8 bytes. Only accesses that were served belong in a
+       trace: call it where no exception is pending. It latches one if it is not a recorder, or without memory. */
+    void (*record)(void *handle, PyObject *recorder, int is_mmio, int is_write, uint64_t addr, unsigned size,
+                   uint64_t value);
 } dbs_device_api;
 
 /* Import the package, with the GIL held. NULL, with an ImportError set, unless the package has the version and all the

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 try:
-    from ._engine.kvm import Vcpu, set_coalescing, set_ioeventfd, set_irq_line, set_irqfd, set_memory_slot
+    from ._engine.kvm import Vcpu
+    from ._engine.kvm_vm import set_coalescing, set_ioeventfd, set_irq_line, set_irqfd, set_memory_slot
 except ModuleNotFoundError as error:
     if error.name != "dbs_device._engine.kvm":
         raise

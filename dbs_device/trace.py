@@ -26,6 +26,7 @@ Examples
 from __future__ import annotations
 
 from ._engine.recorder import TraceRecorder
+from ._engine.replay_many import ReplayOutcome, replay_many
 from ._engine.replaying import Difference, ReplayResult, replay
 from ._engine.trace_data import ACCESS_DTYPE, Access, AccessCount, Trace, TraceRange
 from .address import Space
@@ -35,10 +36,12 @@ __all__ = [
     "Access",
     "AccessCount",
     "Difference",
+    "ReplayOutcome",
     "ReplayResult",
     "Space",
     "Trace",
     "TraceRange",
     "TraceRecorder",
     "replay",
+    "replay_many",
 ]

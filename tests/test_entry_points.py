@@ -17,9 +17,11 @@ from dbs_device import (
     NativeDevice,
     NoDeviceError,
     Resource,
+    Space,
     entry_point_addresses,
     get_include,
 )
+from dbs_device.trace import TraceRecorder
 
 U64, U32, UINT, INT, POINTER = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p
 SIZE = ctypes.c_size_t
@@ -35,6 +37,7 @@ SIGNATURES = {
     "pio_in_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
     "pio_out_string": (SIZE, POINTER, U64, UINT, POINTER, SIZE),
     "refuse_unowned": (None, POINTER, INT),
+    "record": (None, POINTER, ctypes.py_object, INT, INT, U64, UINT, U64),
 }
 C = {name: ctypes.CFUNCTYPE(*types)(entry_point_addresses()[name]) for name, types in SIGNATURES.items()}
 
@@ -90,6 +93,19 @@ def test_the_shape_of_unicorn_takes_offsets_from_the_base_of_the_handle():
     C["uc_pio_out"](None, 0x40, 4, 0xCAFE, handle.address)
     assert C["uc_pio_in"](None, 0x40, 2, handle.address) == 0xCAFE
     assert C["mmio_load"](handle.address, 0, 2) == 0xCAFE
+
+
+def test_accesses_are_recorded_at_the_address_that_the_bus_has_seen():
+    handle = handle_on(Registers(), base=0x1000)
+    recorder = TraceRecorder(IoManager())
+    C["record"](handle.address, recorder, 1, 0, 4, 2, 0x12345)
+    C["record"](handle.address, recorder, 0, 1, 0x48, 1, 7)
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, False, 0x1004, 2, 0x2345),
+        (Space.PIO, True, 0x48, 1, 7),
+    ]
+    C["record"](handle.address, "recorder", 1, 0, 4, 2, 0)
+    assert type(handle.pop_exception()) is TypeError
 
 
 def test_a_handle_follows_the_manager():

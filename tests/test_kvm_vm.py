@@ -3,7 +3,7 @@
 import select
 
 import pytest
-from kvm_guest import RAM_SIZE, Machine, needs_kvm, wait_for
+from kvm_guest import RAM_SIZE, Machine, Running, needs_kvm, wait_for
 
 from dbs_device import DeviceIo, GuestMemoryError, IoManager, NoDeviceError, Resource
 from dbs_device.interrupts import IrqLine
@@ -310,11 +310,11 @@ class TestCoalescedWrites:
             device = machine.plug(Registers(), WINDOW)
             machine.vm.coalesce(BASE, PAGE)
             processor = machine.processor(coalesced_ring=machine.coalesced_ring)
-            thread = processor.start()
+            thread = Running(processor.vcpu)
             while processor.vcpu.counters.coalesced == 0:  # it may be kicked before the write
                 processor.vcpu.kick()
                 assert thread.finish() is KICKED
-                thread = processor.start()
+                thread = Running(processor.vcpu)
             processor.vcpu.kick()
             assert thread.finish() is KICKED
             assert device.writes == [(0x10, 0)]
@@ -374,7 +374,7 @@ class TestControllersInTheKernel:
             if kind == "irqfd behind a line":
                 line = IrqLine(line)
             processor = machine.processor()
-            thread = processor.start()
+            thread = Running(processor.vcpu)
             wait_for(lambda: device.count == 1)
             for number in range(2, 50):
                 line(True)

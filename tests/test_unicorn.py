@@ -27,6 +27,7 @@ from unicorn_guest import (
     PORT,
     RAM,
     SCRATCH,
+    WORD,
     Calls,
     Guest,
     accesses_of,
@@ -44,7 +45,8 @@ from unicorn_guest import (
     write_code,
 )
 
-from dbs_device import IoAddress, IoManager, NativeDevice, NoDeviceError, PioAddress
+from dbs_device import IoAddress, IoManager, NativeDevice, NoDeviceError, PioAddress, Resource
+from dbs_device.memory import Ram
 from dbs_device.unicorn import attach
 
 each_size = pytest.mark.parametrize("size", [1, 2, 4])
@@ -237,6 +239,50 @@ def test_a_page_that_holds_no_range_stays_an_error_of_unicorn(code: bytes, errno
     with pytest.raises(UcError) as caught:
         guest.run(code)
     assert caught.value.errno == errno
+
+
+# -- a background
+
+
+def test_a_background_serves_what_no_range_owns() -> None:
+    background = Recorder(answer=ANSWER)
+    guest = guest_with(device := Recorder(), background=background)
+    guest.run(load(DEVICE))
+    assert guest.mapped == [(DEVICE, DEVICE + PAGE - 1)]
+    assert guest.run(load(DEVICE + 0x800), store(0x20004), load(0x20008)) == int.from_bytes(ANSWER[:4], "little")
+    assert accesses_of(device) == [(0, 4)]
+    assert background.calls == [
+        ("read", 0, DEVICE + 0x800, bytes(4)),
+        ("write", 0, 0x20004, ANSWER[:4]),
+        ("read", 0, 0x20008, bytes(4)),
+    ]
+
+
+def test_pages_of_the_background_give_way_to_ranges() -> None:
+    background = Recorder(answer=ANSWER)
+    guest = guest_with(Recorder(), background=background)
+    guest.run(load(0x20000), load(0x30000))
+    guest.manager.register_device_io(device := Recorder(answer=ANSWER[4:]), mmio(0x20000))
+    guest.manager.register_device_io(ram := Ram(PAGE), [Resource.MemAddressRange(0x30000, PAGE)])
+    ram.view[:4] = ANSWER[8:12]
+    assert guest.run(load(0x20000)) == int.from_bytes(ANSWER[4:8], "little")
+    assert guest.run(load(0x30000)) == int.from_bytes(ANSWER[8:12], "little")
+    guest.manager.unregister_device_io(mmio(0x20000))
+    assert guest.run(load(0x20000)) == WORD
+    assert len(background.calls) == 3
+    assert len(device.calls) == 1
+
+
+def test_a_background_of_memory_ends_where_its_memory_ends() -> None:
+    ram = Ram(0x20800)
+    ram.view[0x20400:0x20404] = ANSWER[:4]
+    guest = Guest(IoManager(background=ram))
+    assert guest.run(load(0x20400)) == WORD
+    with pytest.raises(UcError) as caught:
+        guest.run(load(0x21000))
+    assert caught.value.errno == UC_ERR_READ_UNMAPPED
+    with pytest.raises(UcError):
+        guest.run(b"\xe9" + (0x20400 - CODE - 5).to_bytes(4, "little"))  # jmp
 
 
 # -- how Unicorn splits accesses: the sentences of the module's documentation

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 
 import pytest
-from helpers import Recorder, Worker
+from helpers import DEADLOCK, Recorder, Worker
 from hypothesis import given
 from hypothesis import strategies as st
-from unicorn import UC_HOOK_CODE
+from unicorn import UC_HOOK_CODE, UC_PROT_ALL
 from unicorn_guest import (
     ANSWER,
     CODE,
@@ -28,6 +30,7 @@ from unicorn_guest import (
     port_out,
     ports,
     set_eax,
+    store,
     write_code,
 )
 
@@ -210,3 +213,26 @@ def test_a_failed_access_past_the_bridge_leaves_the_next_ones_as_fast_and_right(
     with pytest.raises(NoDeviceError):
         guest.run(port_in(0x200))
     assert guest.run(load(DEVICE)) == WORD
+
+
+def test_a_device_that_another_thread_has_unplugged_is_let_go_at_the_next_access() -> None:
+    """The guest works in its own memory meanwhile."""
+    guest = Guest()
+    device = plug(guest)
+    alive: list[bool] = []
+    flags = (ctypes.c_uint8 * (2 * PAGE))()
+    first = -ctypes.addressof(flags) % PAGE
+    guest.uc.mem_map_ptr(0x50000, PAGE, UC_PROT_ALL, ctypes.addressof(flags) + first)
+
+    def change() -> None:
+        while not flags[first]:
+            threading.Event().wait(0.001)
+        unplug(guest)
+        flags[first + 1] = 1
+
+    guest.manager.register_device_io(Calls(lambda: alive.append(device() is not None)), ports(PORT))
+    worker = Worker(change)
+    wait = load(0x50001, 1) + bytes.fromhex("84c0 74f7")  # mov al, [0x50001]; test al, al; jz wait
+    guest.run(load(DEVICE), set_eax(1), store(0x50000, 1), wait, port_out(PORT), timeout=int(DEADLOCK * 1e6))
+    worker.result()
+    assert alive == [False]

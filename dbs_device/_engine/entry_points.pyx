@@ -22,6 +22,7 @@ from .access cimport (
 from .batch cimport in_string, out_string
 from .pins cimport unpin
 from .platform cimport dbs_hint, dbs_hint_load, dbs_hint_store, dbs_pin, set_public_name
+from .recording cimport append_checked
 from .tables cimport MMIO, PIO, IoTables, PublishedTables, SpaceId, pin, published_tables_of
 
 __all__ = ["CallbackHandle", "entry_point_addresses"]
@@ -50,6 +51,9 @@ cdef extern from "dbs_device.h" nogil:
         size_t (*pio_in_string)(void *handle, uint64_t port, unsigned size, uint8_t *data, size_t count) noexcept
         size_t (*pio_out_string)(void *handle, uint64_t port, unsigned size, const uint8_t *data, size_t count) noexcept
         void (*refuse_unowned)(void *handle, int refuse) noexcept
+        void (*record)(
+            void *handle, PyObject *recorder, int is_mmio, int is_write, uint64_t addr, unsigned size, uint64_t value
+        ) noexcept
     const char *DBS_DEVICE_CAPSULE
     uint32_t DBS_DEVICE_ABI_VERSION
 
@@ -224,6 +228,25 @@ cdef void uc_pio_out(void *uc, uint32_t port, int size, uint32_t value, void *ha
     pio_out(handle, port, <unsigned>size, value)
 
 
+# ----------------------------------------------------------------------------- recording
+
+
+# For a call as if nothing was raised; a result of -1 tells that something was.
+ctypedef int (*Append)(
+    object recorder, SpaceId space, bint write, uint64_t address, size_t size, uint64_t value
+) noexcept nogil
+
+
+cdef void record(
+    void *handle, PyObject *recorder, int is_mmio, int is_write, uint64_t addr, unsigned size, uint64_t value
+) noexcept nogil:
+    cdef SpaceId space = MMIO if is_mmio else PIO
+    if is_mmio:
+        addr += (<Handle *>handle).base
+    if (<Append>append_checked)(<object>recorder, space, is_write != 0, addr, size, value) == -1:
+        latch_exception_that_is_set(<Handle *>handle)
+
+
 # ----------------------------------------------------------------------------- strings
 
 
@@ -339,6 +362,7 @@ cdef dbs_device_api api = dbs_device_api(
     pio_in_string,
     pio_out_string,
     refuse_unowned,
+    record,
 )
 
 c_api = PyCapsule_New(&api, DBS_DEVICE_CAPSULE, NULL)
@@ -357,7 +381,7 @@ def entry_point_addresses():
     -------
     dict of str to int
         By name: mmio_load, mmio_store, pio_in, pio_out, the same with ``uc_`` before them, pio_in_string,
-        pio_out_string and refuse_unowned.
+        pio_out_string, refuse_unowned and record.
     """
     return {
         "mmio_load": <uintptr_t>&mmio_load,
@@ -371,6 +395,7 @@ def entry_point_addresses():
         "pio_in_string": <uintptr_t>&pio_in_string,
         "pio_out_string": <uintptr_t>&pio_out_string,
         "refuse_unowned": <uintptr_t>&refuse_unowned,
+        "record": <uintptr_t>&record,
     }
 
 

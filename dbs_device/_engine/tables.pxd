@@ -246,6 +246,7 @@ cdef inline dbs_pin *pin(PublishedTables published) noexcept nogil:
 
 cdef PublishedTables published_tables_of(object manager)
 
+cdef IoTables with_byte_order(IoTables tables, bint big_endian)
 cdef object space_of(SpaceId space)
 cdef SpaceId space_id_of(object space) except *
 

@@ -425,6 +425,19 @@ cdef class IoTables:
         self.options.unowned = UNOWNED_REJECTED
 
 
+cdef IoTables with_byte_order(IoTables tables, bint big_endian):
+    """Return the same tables for a caller whose integers have a byte order of their own."""
+    cdef IoTables copy = IoTables.__new__(IoTables)
+    copy.generation = tables.generation
+    copy.pio = tables.pio
+    copy.mmio = tables.mmio
+    copy.background = tables.background
+    copy.options = tables.options
+    copy.options.big_endian = big_endian
+    copy.unowned_accesses = tables.unowned_accesses
+    return copy
+
+
 set_public_name(IoTables, b"dbs_device.IoTables")
 
 cdef IoTables owner_of_no_tables = IoTables.__new__(IoTables)

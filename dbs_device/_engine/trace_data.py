@@ -33,6 +33,7 @@ __all__ = [
     "Trace",
     "TraceRange",
     "format_accesses",
+    "range_indices",
     "ranges_of",
 ]
 
@@ -288,7 +289,7 @@ class Trace:
         index_of_name = {name: index for index, name in enumerate(names)}
         # Index -1, of an unowned access, finds the last one.
         name_of_range = np.array([*(index_of_name[each.name] for each in ranges), index_of_name[None]])
-        name_indices = name_of_range[_range_indices(self.accesses, ranges)]
+        name_indices = name_of_range[range_indices(self.accesses, ranges)]
         cells = name_indices * 2 + self.accesses["write"]
         counts = np.bincount(cells, minlength=2 * len(names)).tolist()
         sizes = np.bincount(cells, weights=self.accesses["size"], minlength=2 * len(names)).astype(np.int64).tolist()
@@ -323,7 +324,7 @@ class Trace:
         if self._is_long().any():
             columns["value"] = np.array([access.value for access in self], dtype=object)
         names = np.array([*(each.name for each in self.ranges), None], dtype=object)
-        columns["range"] = names[_range_indices(self.accesses, self.ranges)]
+        columns["range"] = names[range_indices(self.accesses, self.ranges)]
         return pandas.DataFrame(columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -431,7 +432,7 @@ def _check_ranges(ranges: tuple[TraceRange, ...]) -> None:
             raise ValueError(f"{one!r} and {other!r} overlap")
 
 
-def _range_indices(accesses: NDArray[np.void], ranges: tuple[TraceRange, ...]) -> NDArray[np.intp]:
+def range_indices(accesses: NDArray[np.void], ranges: tuple[TraceRange, ...]) -> NDArray[np.intp]:
     """Return the index of the range that each access begins in, or -1."""
     indices = np.full(len(accesses), -1, dtype=np.intp)
     for space in Space:

@@ -21,6 +21,7 @@ from .tables cimport (
     find_range,
     last_base_at_or_below,
     published_tables_of,
+    with_byte_order,
 )
 
 import threading
@@ -49,6 +50,7 @@ cdef enum:
     UC_PROT_READ = 1
     UC_PROT_EXEC = 4
     UC_PROT_ALL = 7
+    UC_MEM_FETCH_UNMAPPED = 21
 
 cdef enum:
     # Unicorn refuses the 65th, and crashes when it returns from the others.
@@ -253,15 +255,7 @@ cdef class GuestBus:
         A finaliser that runs in it may change them, and call this: it may leave older ones. They are replaced at the
         next access.
         """
-        cdef IoTables tables = current_tables(<PyObject *>self.published)
-        cdef IoTables held = IoTables.__new__(IoTables)
-        held.generation = tables.generation
-        held.pio = tables.pio
-        held.mmio = tables.mmio
-        held.options = tables.options
-        held.options.big_endian = self.big_endian
-        held.unowned_accesses = tables.unowned_accesses
-        return self.replace_held(held)
+        return self.replace_held(with_byte_order(current_tables(<PyObject *>self.published), self.big_endian))
 
     def release(self):
         """Hold no ranges, until the next access. Nothing may be in use."""
@@ -442,6 +436,8 @@ cdef bint sync(GuestBus bus, Entry *entry, bint is_ending) noexcept with gil:
     entry.inside += 1
     try:
         bus.update()
+        if bus.accesses_under_way() == 1:  # this one, which does not use any now
+            bus.retired.clear()
         if not bus.sync(is_ending):
             bus.synced = NEVER
             bus.set_ready()
@@ -458,7 +454,7 @@ cdef void end_access(GuestBus bus, Entry *entry) noexcept with gil:
     """
     if generation_of(bus) != bus.synced:
         sync(bus, entry, True)
-    if bus.accesses_under_way() == 0:
+    elif bus.accesses_under_way() == 0:
         bus.retired.clear()
 
 
@@ -620,12 +616,23 @@ cdef bint guest_write_of_read_only(
 
 
 cdef bint guest_unmapped(void *uc, int type_, uint64_t address, int size, int64_t value, void *entry) noexcept nogil:
-    """Tell Unicorn to try again where a range that was added while the guest ran had not been mapped yet."""
+    """Tell Unicorn to try again where a range that was added while the guest ran had not been mapped yet.
+
+    A page that only the manager's background serves is mapped when it is first accessed.
+    """
     cdef PyObject *bus = (<Entry *>entry).bus
-    if generation_of(<GuestBus>bus) == (<GuestBus>bus).synced:
+    cdef bint is_synced = generation_of(<GuestBus>bus) == (<GuestBus>bus).synced
+    if is_synced and (<GuestBus>bus).held.background.ranges.count == 0:
         return False
-    return sync_for(<GuestBus>bus, <Entry *>entry, address)
+    return map_page(<GuestBus>bus, <Entry *>entry, is_synced, type_, address)
 
 
-cdef bint sync_for(GuestBus bus, Entry *entry, uint64_t address) noexcept with gil:
-    return sync(bus, entry, False) and page_holds_range(bus, address)
+cdef bint map_page(GuestBus bus, Entry *entry, bint is_synced, int type_, uint64_t address) noexcept with gil:
+    cdef size_t index
+    if bus.exceptions or (not is_synced and not sync(bus, entry, False)):
+        return False
+    if page_holds_range(bus, address):
+        return not is_synced
+    if type_ == UC_MEM_FETCH_UNMAPPED or not find_range(&bus.held.background.ranges, address, &index):
+        return False
+    return bus.map_region(address & ~bus.offset_mask, address | bus.offset_mask, None) == 0

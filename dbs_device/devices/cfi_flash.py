@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._bus import IoManager
@@ -36,6 +36,7 @@ INTEL = 0x89
 BLOCK_LOCKED = 2  # word of the block
 BUFFER_LOG2 = 11  # bytes a chip
 ANY_ADDRESS = range(1 << 64)
+CYCLE = struct.Struct("<QB")  # of a write to the buffer: address and length, before its data
 
 
 class CfiFlash(AttributeState):
@@ -185,8 +186,11 @@ class CfiFlash(AttributeState):
     def _write(self, offset: int, data: bytes) -> None:
         """Take a write cycle, or several if the write is wider than the bus."""
         with self._lock:
-            for position in range(0, len(data), self.width):
-                self._cycle(offset + position, data[position : position + self.width])
+            if len(data) <= self.width:
+                self._cycle(offset, data)
+            else:
+                for position in range(0, len(data), self.width):
+                    self._cycle(offset + position, data[position : position + self.width])
 
     def _cycle(self, offset: int, data: bytes) -> None:
         if self._remaining:
@@ -246,28 +250,29 @@ class CfiFlash(AttributeState):
     def _fill(self, offset: int, data: bytes) -> None:
         self._remaining -= 1
         if self._remaining:
-            self._buffered += struct.pack("<QB", offset, len(data)) + data
+            self._buffered += CYCLE.pack(offset, len(data)) + data
             return
-        pieces = bytes(self._buffered)
+        buffered = bytes(self._buffered)
         self._buffered.clear()
-        if data[0] != CONFIRM:
+        runs = list(_runs(buffered))
+        sector = self._address // self.sector_size
+        is_inside = all(
+            start // self.sector_size == (start + len(run) - 1) // self.sector_size == sector for start, run in runs
+        )
+        if data[0] != CONFIRM or not is_inside:
             self._status |= SEQUENCE_ERROR
             return
-        position = 0
-        while position < len(pieces):
-            place, size = struct.unpack_from("<QB", pieces, position)
-            if place // self.sector_size != self._address // self.sector_size:
-                self._status |= SEQUENCE_ERROR
-                return
-            position += 9 + size
-            self._program(place, pieces[position - size : position])
+        for start, run in runs:
+            self._program(start, run)
 
-    def _program(self, offset: int, data: bytes) -> None:
+    def _program(self, offset: int, data: bytes | bytearray) -> None:
         if self._locked[offset // self.sector_size]:
             self._status |= PROGRAM_ERROR | PROTECTED
             return
         old = self._view[offset : offset + len(data)]
-        old[:] = bytes(a & b for a, b in zip(old, data, strict=True))  # programming only clears bits
+        # Programming only clears bits.
+        bits = int.from_bytes(old, "little") & int.from_bytes(data, "little")
+        old[:] = bits.to_bytes(len(old), "little")
 
     def _cfi_query(self) -> bytes:
         chip_size = self.size // self._chips
@@ -327,3 +332,20 @@ class _Commands(DeviceIo):
 
     def __repr__(self) -> str:
         return f"{self._flash!r}"
+
+
+def _runs(buffered: bytes) -> Iterator[tuple[int, bytearray]]:
+    """Yield address and data of each run of cycles at consecutive addresses."""
+    start, run, position = 0, bytearray(), 0
+    while position < len(buffered):
+        offset, size = CYCLE.unpack_from(buffered, position)
+        position += CYCLE.size
+        if run and offset != start + len(run):
+            yield start, run
+            run = bytearray()
+        if not run:
+            start = offset
+        run += buffered[position : position + size]
+        position += size
+    if run:
+        yield start, run

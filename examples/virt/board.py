@@ -71,6 +71,8 @@ class Board:
         The contents of both banks, `FLASH_SIZE` bytes each: firmware, and what it stores.
     disk : Storage, optional
         The disk; without it there is an empty one of 1 MiB.
+    legacy : bool
+        Whether the virtio devices have the registers of version 1, of drivers before VIRTIO 1.0.
     serial : callable
         Receives the bytes that the guest sends to its UART.
     network : callable
@@ -89,6 +91,7 @@ class Board:
         start: datetime | None = None,
         ram_size: int = 128 * MIB,
         disk: Storage | None = None,
+        legacy: bool = False,
         serial: Callable[[int], object],
         network: Callable[[bytes], object],
         random: Callable[[int], bytes],
@@ -109,7 +112,7 @@ class Board:
         self.console = VirtioConsole(serial_bytes(serial))
         self.net = VirtioNet(network)
         self.virtio = [
-            self._virtio(number, device)
+            self._virtio(number, device, legacy)
             for number, device in enumerate(
                 [
                     VirtioBlock(disk or MemoryStorage(bytearray(MIB)), serial="virt-disk"),
@@ -140,8 +143,8 @@ class Board:
         for number, transport in enumerate(self.virtio):
             self._register(f"virtio{number}", transport, VIRTIO + number * transport.size, transport.size)
 
-    def _virtio(self, number: int, device: VirtioDevice) -> VirtioMmio:
-        return VirtioMmio(device, memory=self.memory, irq=self.gic.spi(VIRTIO_IRQ + number))
+    def _virtio(self, number: int, device: VirtioDevice, legacy: bool) -> VirtioMmio:
+        return VirtioMmio(device, memory=self.memory, irq=self.gic.spi(VIRTIO_IRQ + number), legacy=legacy)
 
     def _register(self, name: str, device: DeviceIo, base: int, size: int) -> None:
         self.manager.register_device_io(device, [Resource.MmioAddressRange(base, size)], name=name)

@@ -212,7 +212,7 @@ class Cpu:
 
     def stop(self) -> None:
         """End `run` within a slice. Any thread may call it."""
-        # Not by `emu_stop`: after that, Unicorn's program counter may be that of an instruction executed before.
+        # Not by `emu_stop`, which other threads call: stopped like that, this guest has gone on at a wrong address.
         self._stopping = True
         self._clock.wake()
 

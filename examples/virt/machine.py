@@ -60,6 +60,8 @@ class Machine:
         The disk.
     clock : Clock, optional
         By default, time is counted by its reads, so that every run is the same.
+    legacy : bool
+        Whether the virtio devices have the registers of version 1, of drivers before VIRTIO 1.0.
     ram_size : int
         Bytes, a multiple of a page.
     start : datetime or None
@@ -89,6 +91,7 @@ class Machine:
         variables: mmap.mmap | bytearray | None = None,
         disk: Storage | None = None,
         clock: Clock | None = None,
+        legacy: bool = False,
         ram_size: int = 128 << 20,
         start: datetime | None = POWER_ON,
         files: Mapping[str, bytes] | None = None,
@@ -102,6 +105,7 @@ class Machine:
             self.clock,
             start=start,
             ram_size=ram_size,
+            legacy=legacy,
             flash=(flash_of(firmware), erased_flash() if variables is None else variables),
             disk=disk,
             serial=self.line.send,

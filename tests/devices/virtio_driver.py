@@ -164,3 +164,19 @@ class Machine:
     @property
     def needs_reset(self) -> bool:
         return bool(self.load(0x70) & 0x40)
+
+
+def give(queue: Queue, *sizes: int) -> list[tuple[int, int]]:
+    """Give the device buffers of its own to write, a chain each; return where they are."""
+    places = []
+    for number, size in enumerate(sizes):
+        places.append((queue.machine.allocate(size), size))
+        queue.describe(number, *places[-1], 2)
+    queue.expose(*range(len(sizes)))
+    queue.notify()
+    return places
+
+
+def collect(queue: Queue, places: list[tuple[int, int]]) -> list[bytes]:
+    """What has come into the buffers."""
+    return [queue.machine.read(places[head][0], written) for head, written in queue.used()]

@@ -335,6 +335,16 @@ def test_an_embedder_records_what_it_has_served():
             record(*arguments)
 
 
+def test_a_c_emulator_records_what_it_has_served():
+    recorder = TraceRecorder(manager_with(Registers()))
+    assert c_emulator.record(recorder.manager, recorder, 0x1000, 8, 4, 0x1_0000_0055) is None
+    assert [each[1:] for each in recorder.trace] == [
+        (Space.MMIO, True, 0x1008, 4, 0x55),
+        (Space.MMIO, False, 0x1008, 4, 0x55),
+    ]
+    assert type(c_emulator.record(recorder.manager, recorder.manager, 0x1000, 8, 4, 0)) is TypeError
+
+
 def test_threads_record_without_the_gil():
     recorder = TraceRecorder(IoManager(open_bus=0))
     count = 100_000

@@ -109,7 +109,8 @@ def test_it_parses_the_device_tree(run: Run) -> None:
     ]
 
 
-def test_it_writes_and_reads_the_disk() -> None:
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_it_writes_and_reads_the_disk(legacy: bool) -> None:
     content = bytearray(Random(1).randbytes(1 << 20))
     before = bytes(content)
     run = Run(
@@ -121,6 +122,7 @@ def test_it_writes_and_reads_the_disk() -> None:
         "crc32 40600000 800",
         "virtio read 40600000 7ff 2",
         disk=MemoryStorage(content),
+        legacy=legacy,
     )
     assert f"{zlib.crc32(before[0x2000:0x3000]):08x}" in run.answer("crc32 40400000 1000")
     assert content[0x4000:0x4400] == b"\x5a" * 0x400
@@ -147,7 +149,8 @@ def test_it_keeps_its_environment_in_flash() -> None:
     assert second.machine.board.flash[1].mode == "array"
 
 
-def test_it_pings_and_gets_a_file_from_the_network() -> None:
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_it_pings_and_gets_a_file_from_the_network(legacy: bool) -> None:
     content = Random(2).randbytes(100_000)
     run = Run(
         "setenv ipaddr 10.0.2.15",
@@ -157,6 +160,7 @@ def test_it_pings_and_gets_a_file_from_the_network() -> None:
         "crc32 40400000 ${filesize}",
         "tftpboot 40400000 missing",
         files={"kernel": content},
+        legacy=legacy,
     )
     assert "host 10.0.2.2 is alive" in run.answer("ping 10.0.2.2")
     assert "Bytes transferred = 100000" in run.answer("tftpboot 40400000 kernel")
@@ -176,6 +180,7 @@ def test_every_run_is_the_same() -> None:
     assert runs[0].machine.board.ram.view[: 1 << 20] == runs[1].machine.board.ram.view[: 1 << 20]
 
 
+@pytest.mark.slow
 def test_a_saved_machine_goes_on_in_another_one(tmp_path: Path) -> None:
     saved = Run("setenv greeting hello", "mw.l 40400000 12345678 10", ram_size=64 << 20)
     saved.machine.save_state().save(tmp_path / "state.npz")

@@ -56,6 +56,33 @@ static PyObject *run_on_foreign_thread(PyObject *module, PyObject *arguments) {
     return error == NULL ? NULL : Py_BuildValue("(KN)", (unsigned long long)state.sum, error);
 }
 
+/* record(manager, recorder, base, address, size, value) -> exception or None: one store and one load, recorded */
+static PyObject *record(PyObject *module, PyObject *arguments) {
+    PyObject *manager, *recorder, *error;
+    unsigned long long base, address, value;
+    unsigned size;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOKKIK", &manager, &recorder, &base, &address, &size, &value)) {
+        return NULL;
+    }
+    void *handle = api->create(manager, base);
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    api->mmio_store(handle, address, size, value);
+    api->record(handle, recorder, 1, 1, address, size, value);
+    value = api->mmio_load(handle, address, size);
+    api->record(handle, recorder, 1, 0, address, size, value);
+    Py_END_ALLOW_THREADS
+    error = api->pop_exception(handle);
+    while (api->has_exception(handle)) {
+        Py_XDECREF(api->pop_exception(handle));
+    }
+    api->destroy(handle);
+    return error == NULL ? Py_NewRef(Py_None) : error;
+}
+
 /* load_and_destroy(manager, address) -> int: one load of 4 bytes, after which the handle is destroyed as it is */
 static PyObject *load_and_destroy(PyObject *module, PyObject *arguments) {
     PyObject *manager;
@@ -75,6 +102,7 @@ static PyObject *load_and_destroy(PyObject *module, PyObject *arguments) {
 
 static PyMethodDef methods[] = {
     {"run_on_foreign_thread", run_on_foreign_thread, METH_VARARGS, NULL},
+    {"record", record, METH_VARARGS, NULL},
     {"load_and_destroy", load_and_destroy, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
