@@ -16,6 +16,7 @@ How a device sees accesses is KVM's doing:
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from dataclasses import dataclass, field
@@ -84,6 +85,13 @@ def _slot_of(mapped: MappedRange) -> _Slot | None:
     return _Slot(first, size, memory.address + first - memory.base, not memory.writable, memory.device)
 
 
+def _check_trapped(slots: list[_Slot], ranges: tuple[MappedRange, ...]) -> None:
+    """Raise `GuestMemoryError` if a range is inside a writable slot."""
+    for slot, mapped in itertools.product(slots, ranges):
+        if mapped.space is Space.MMIO and not slot.read_only and slot.overlaps(mapped.base, mapped.last):
+            raise GuestMemoryError(mapped.base, mapped.last, mapped.device, slot.base, slot.last)
+
+
 class Vm:
     """What the kernel does for a manager's devices without an exit.
 
@@ -112,7 +120,8 @@ class Vm:
 
     Notes
     -----
-    What is yours to close is a context manager as well: `Vm`, `Doorbell`, `Coalescing` and `Irqfd`.
+    A `Vm` lives as long as its manager, unless it is closed. What is to be closed is a context manager as well: `Vm`,
+    `Doorbell`, `Coalescing` and `Irqfd`.
     """
 
     def __init__(self, fd: int | _HasFileno, manager: IoManager, *, first_slot: int = 0) -> None:
@@ -127,7 +136,9 @@ class Vm:
         self._own: dict[int, _Slot] = {}  # what `map` has been given, by base
         self._followers: list[_Follower] = []
         self._is_open = True
-        self._unsubscribe = manager.on_change(self._on_change)
+        # Not a bound method, which the manager would hold weakly: the kernel uses the memory of devices that only
+        # `_slots` may keep alive.
+        self._unsubscribe = manager.on_change(lambda added, removed: self._sync())
         try:
             self._sync()
         except BaseException:
@@ -168,7 +179,7 @@ class Vm:
                 if other.overlaps(slot.base, slot.last):
                     new, old = format_range(slot.base, slot.last), format_range(other.base, other.last)
                     raise ValueError(f"{new} overlaps memory that is mapped at {old}")
-            self._check_trapped([slot])
+            _check_trapped([slot], self.manager.mapped_ranges())
             self._add(slot)
             self._own[base] = slot
 
@@ -294,9 +305,6 @@ class Vm:
         if not self._is_open:
             raise ValueError("the Vm is closed")
 
-    def _on_change(self, added: tuple[MappedRange, ...], removed: tuple[MappedRange, ...]) -> None:
-        self._sync()
-
     def _sync(self) -> None:
         """Make slots and followers agree with the ranges, as far as the kernel allows; raise the first error."""
         with self._lock:
@@ -314,7 +322,7 @@ class Vm:
             for act in (
                 *(partial(self._add, slot) for slot in wanted if slot not in self._slots.values()),
                 *(partial(follower._arm, target) for follower, target in moving if target is not None),
-                partial(self._check_trapped, list(self._slots.values())),
+                partial(_check_trapped, list(self._own.values()), ranges),  # the manager's own ranges do not overlap
             ):
                 try:
                     act()
@@ -322,19 +330,6 @@ class Vm:
                     errors.append(error)
             if errors:
                 raise errors[0]
-
-    def _check_trapped(self, slots: list[_Slot]) -> None:
-        """Raise `GuestMemoryError` if a range is inside a writable slot, unless it is what the slot maps."""
-        for slot in slots:
-            if slot.read_only:
-                continue
-            for mapped in self.manager.mapped_ranges():
-                if (
-                    mapped.space is Space.MMIO
-                    and slot.overlaps(mapped.base, mapped.last)
-                    and mapped.device is not slot.device
-                ):
-                    raise GuestMemoryError(mapped.base, mapped.last, mapped.device, slot.base, slot.last)
 
     def _add(self, slot: _Slot) -> None:
         number = self._first_slot
