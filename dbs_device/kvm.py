@@ -55,6 +55,21 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
+class _Closing:
+    """A context manager that closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class _Slot:
     """Guest memory that the host's backs."""
@@ -92,7 +107,7 @@ def _check_trapped(slots: list[_Slot], ranges: tuple[MappedRange, ...]) -> None:
             raise GuestMemoryError(mapped.base, mapped.last, mapped.device, slot.base, slot.last)
 
 
-class Vm:
+class Vm(_Closing):
     """What the kernel does for a manager's devices without an exit.
 
     The page-aligned part of every range of a `Ram` or `Rom` is a memory slot, which the guest reads and executes, and
@@ -288,14 +303,6 @@ class Vm:
             for slot in list(self._slots.values()):
                 self._remove(slot)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Vm of {self.manager!r}: {len(self._slots)} memory slots, {len(self._followers)} doorbells and zones>"
 
@@ -355,7 +362,7 @@ class Vm:
         return follower
 
 
-class _Follower:
+class _Follower(_Closing):
     """What the kernel does at a register of a device, wherever the device is registered."""
 
     def __init__(self, vm: Vm, space: Space, address: int, size: int) -> None:
@@ -400,14 +407,6 @@ class _Follower:
             if self in self._vm._followers:
                 self._vm._followers.remove(self)
                 self._disarm()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Doorbell(_Follower):
@@ -478,7 +477,7 @@ class Coalescing(_Follower):
         set_coalescing(self._vm._fd, self.space, address, self.size, on)
 
 
-class Irqfd:
+class Irqfd(_Closing):
     """An eventfd that raises an edge of an interrupt. Made by `Vm.irqfd`.
 
     It is called with a level, as the sink of an `IrqLine` is, and a rising edge raises the interrupt. Code without the
@@ -510,14 +509,6 @@ class Irqfd:
         if self._event.fileno() >= 0:
             set_irqfd(self._vm._fd, self.gsi, self._event.fileno(), False)
             self._event.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Event:

@@ -403,7 +403,7 @@ cdef class Vcpu:
             elif errno == EINTR or errno == EAGAIN:  # EAGAIN: a secondary processor that waits for its start
                 self.interruptions += 1
                 self.drain_under_lock()
-                # This order: what comes behind the first line sets it again, and what came before it is seen behind.
+                # In this order: a request that comes after this line sets it again, an earlier one is seen below.
                 dbs_set_immediate_exit(self.kvm_run, 0)
                 self.check_signals()
                 if dbs_flag_exchange(&self.kicked, 0) != 0:

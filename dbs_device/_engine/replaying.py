@@ -144,7 +144,7 @@ def replay(
         access = f"a {'write' if write else 'read'} of {format_count(size, 'byte')} at {name} {addr:#x}"
         add_note(error, f"{topic} {run.done}: {access}", topic)
         raise
-    differing = tuple(run.differences())
+    differing = run.differences()
     first = None
     if run.actual is not None:
         _, space, _, addr, size, expected = trace[differing[0]]
@@ -175,9 +175,9 @@ class _ReplayByCalls:
         self.actual: int | None = None
         self.differing: list[int] = []
 
-    def differences(self) -> list[int]:
+    def differences(self) -> tuple[int, ...]:
         """Return the indices of the reads that differed."""
-        return self.differing
+        return tuple(self.differing)
 
     def run(self, stop_at_first: bool) -> None:
         """Make the accesses."""

@@ -166,6 +166,7 @@ cdef class RangeEntry:
     cdef ReentrantLock lock
     # A native device that is called in place of the device, for as long as its accesses are counted, else None.
     cdef NativeDevice interposed
+    cdef bint is_behind_adapter  # the access that an exception gets a note of is that of the adapter
 
 
 @cython.final

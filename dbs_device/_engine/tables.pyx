@@ -219,6 +219,7 @@ cdef RangeEntry entry_at(RangeEntry entry, uint64_t base):
     copy.has_read, copy.has_write = entry.has_read, entry.has_write
     copy.has_load, copy.has_store = entry.has_load, entry.has_store
     copy.lock = entry.lock
+    copy.is_behind_adapter = entry.is_behind_adapter
     return copy
 
 
