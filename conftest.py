@@ -27,6 +27,16 @@ SOURCE_TESTS = ("abi", "benchmarks", "embedding", "installation", "layers", "reg
 if not Path(__file__).with_name("setup.py").exists():
     collect_ignore += [f"tests/test_{name}.py" for name in SOURCE_TESTS]
 
+# The RISC-V machine's core is a package of its own, which `make test` builds.
+HAS_CORE = importlib.util.find_spec("rv32") is not None
+if not HAS_CORE:
+    collect_ignore.append("examples/riscv")
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [] if HAS_CORE else ["left out: examples/riscv, whose core is not built (make riscv-core)"]
+
 
 def pytest_configure() -> None:
     """Make Ctrl-C work, which the tests send to themselves: a shell starts background jobs with SIGINT ignored."""

@@ -315,7 +315,8 @@ def run_tests(python: Path, folder: Path, path: str) -> str:
     package = run(python, "-c", "import dbs_device; print(dbs_device.__path__[0])", cwd=folder).strip()
     if not package.startswith(str(python.parent.parent)):
         raise CheckError(f"the tests would import {package}, not the wheel")
-    command = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", "examples", package)
+    examples = sorted(str(path.relative_to(folder)) for path in folder.glob("examples/**/tests"))
+    command = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", *examples, package)
     return last_line(run(*command, cwd=folder, env=environment_with(path)))
 
 
