@@ -21,7 +21,8 @@ ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
 
 def belongs_here(source: Path) -> bool:
     """Return whether a module is for this platform: KVM is Linux's, and its bridge knows two architectures."""
-    return source.name != "kvm.pyx" or (sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64"))
+    has_kvm = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+    return has_kvm or not source.stem.startswith("kvm")
 
 
 SOURCES = sorted(filter(belongs_here, Path("dbs_device").rglob("*.pyx")))

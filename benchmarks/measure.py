@@ -15,6 +15,7 @@ from suites.bench_access import access_cases
 from suites.bench_allocation import allocation_cases
 from suites.bench_changes import changes_cases
 from suites.bench_find import find_cases
+from suites.bench_kvm import kvm_cases, missing_for_kvm
 from suites.bench_native import native_cases
 from suites.bench_pc import missing_for_boot, pc_cases
 from suites.bench_replay import replay_cases
@@ -40,6 +41,7 @@ SUITES = {
     "find": Suite(find_cases, 3, 1, 0.003),
     "changes": Suite(changes_cases, 3, 1, 0.003),
     "unicorn": Suite(unicorn_cases, 5, 2, missing=missing_for_guest),
+    "kvm": Suite(kvm_cases, 5, 1, 0.001, missing=missing_for_kvm),
     "replay": Suite(replay_cases, 3, 1),
     "pc": Suite(pc_cases, 3, 1, 0.001, values=1, missing=missing_for_boot),
     "threads": Suite(threads_cases, 5, 1, 0.01),

@@ -1,9 +1,10 @@
 """`Vm`: memory slots, doorbells, coalesced writes and the interrupt controllers in the kernel."""
 
+import gc
 import select
 
 import pytest
-from kvm_guest import RAM_SIZE, Machine, needs_kvm, wait_for
+from kvm_guest import RAM_SIZE, Machine, Running, needs_kvm, wait_for
 
 from dbs_device import DeviceIo, GuestMemoryError, IoManager, NoDeviceError, Resource
 from dbs_device.interrupts import IrqLine
@@ -188,6 +189,16 @@ class TestSlots:
                 assert "2 memory slots" in repr(again)
                 assert machine.processor().run() is Exit.HLT
 
+    def test_the_memory_of_a_guest_outlives_all_but_the_manager(self):
+        with Machine(DS_20000 + READ_IT) as machine:
+            machine.vm = None
+            machine.plug(Ram(PAGE), memory_at(BASE)).view[:4] = b"here"
+            gc.collect()
+            processor = machine.processor()
+            assert processor.run() is Exit.HLT
+            assert processor.registers["rax"] == int.from_bytes(b"here", "little")
+            machine.vm = Vm(machine.fd, IoManager())  # something to close
+
     def test_a_manager_is_needed(self):
         with Machine() as machine, pytest.raises(TypeError, match="Vm takes an IoManager, not NoneType"):
             Vm(machine.fd, None)
@@ -310,11 +321,11 @@ class TestCoalescedWrites:
             device = machine.plug(Registers(), WINDOW)
             machine.vm.coalesce(BASE, PAGE)
             processor = machine.processor(coalesced_ring=machine.coalesced_ring)
-            thread = processor.start()
+            thread = Running(processor.vcpu)
             while processor.vcpu.counters.coalesced == 0:  # it may be kicked before the write
                 processor.vcpu.kick()
                 assert thread.finish() is KICKED
-                thread = processor.start()
+                thread = Running(processor.vcpu)
             processor.vcpu.kick()
             assert thread.finish() is KICKED
             assert device.writes == [(0x10, 0)]
@@ -374,7 +385,7 @@ class TestControllersInTheKernel:
             if kind == "irqfd behind a line":
                 line = IrqLine(line)
             processor = machine.processor()
-            thread = processor.start()
+            thread = Running(processor.vcpu)
             wait_for(lambda: device.count == 1)
             for number in range(2, 50):
                 line(True)

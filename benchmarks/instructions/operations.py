@@ -10,8 +10,8 @@ import compiled
 from suites import workloads
 from suites.workloads import DEVICES, REGISTER_DEVICES, IdleDevice
 
-from dbs_device import IoAddress
-from instructions import memory_operations, register_operations
+from dbs_device import IoAddress, IoManager, Resource
+from instructions import memory_operations, register_operations, trace_operations
 
 RANGES = 64
 WARM_UP = 100  # CPython specialises a function within the first calls of it
@@ -29,6 +29,11 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
         workloads.addresses_of(ranges, pattern, RANGES).tolist() for pattern in ("same", "random", "unowned")
     )
     view, many = memoryview(bytearray(4)), workloads.addresses_of(ranges, "random", MANY)
+
+    string = bytearray(MANY)
+    ports = {kind: IoManager() for kind in ("native", "python")}
+    for kind, manager in ports.items():
+        manager.register_device_io(DEVICES[kind](), [Resource.PioAddressRange(0x10, 4)])
 
     def access(made: Any, addresses: list[int]) -> tuple[Callable[[], None], int]:
         return lambda: made.count(addresses, WARM_UP), len(addresses)
@@ -67,10 +72,18 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
             lambda: counted.count_calls(python.mmio_bus.find_many, [(many,)], 2),
             MANY,
         ),
+        **{
+            f"Python: pio_in_string, {kind} device, per item": (
+                lambda manager=manager: counted.count_calls(manager.pio_in_string, [(0x10, 1, string)], 2),
+                MANY,
+            )
+            for kind, manager in ports.items()
+        },
         "Python: miss, raising": call(python.mmio_load, unowned, 4),
         "Python: miss, open bus": call(open_bus.mmio_load, unowned, 4),
         **register_operations.operations(counted),
         **memory_operations.operations(counted),
+        **trace_operations.operations(counted),
     }
 
 

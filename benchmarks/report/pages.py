@@ -247,6 +247,35 @@ CHAPTERS = (
         ],
     ),
     Chapter(
+        "Guests on KVM",
+        "One access of the guest, the exit included: of a register, and of each byte of a string of 1000 bytes. The "
+        "loop in C calls its device, and looks nothing up.",
+        [
+            Section(
+                "",
+                "kvm/{column}/{row}",
+                {
+                    "raw": "a loop in C",
+                    "native": "dbs_device, native device",
+                    "python": "dbs_device, Python device",
+                    "python loop": "a loop in Python, native device",
+                },
+                named("in", "out", "load", "store", "string"),
+            ),
+            Section(
+                "The functions for strings, for each of 4096 bytes, without KVM",
+                "kvm/strings, {column}/{row}",
+                {
+                    "native, string": "native device, one call",
+                    "native, by item": "native device, a call for each byte",
+                    "python, string": "Python device, one call",
+                    "python, by item": "Python device, a call for each byte",
+                },
+                named("in", "out"),
+            ),
+        ],
+    ),
+    Chapter(
         "Threads",
         "Wall time of one access, of all threads together: half is perfect for two. Held tables and the manager are "
         "compiled loops without the GIL, on native devices; Python threads call a Python device.",

@@ -171,6 +171,13 @@ TARGETS: tuple[Target, ...] = (
         [Bound("unicorn/mapped Ram", 1.2, ("unicorn/loop",))],
     ),
     Target(
+        "KVM, an exit into a native device, against a loop in C that calls it",
+        [
+            Bound(f"kvm/{guest}/native", 1.1, (f"kvm/{guest}/raw",))
+            for guest in ("in", "out", "load", "store", "string")
+        ],
+    ),
+    Target(
         "two threads on the manager, no GIL, against one thread",
         [
             Bound(f"threads/manager, {devices}/2", 1 / 1.8, (f"threads/manager, {devices}/1",))

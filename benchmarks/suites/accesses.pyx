@@ -21,6 +21,10 @@ from dbs_device._bus cimport (
     c_mmio_load,
     c_mmio_read,
     c_mmio_store,
+    c_pio_in_string,
+    c_pio_out_string,
+    c_pio_read,
+    c_pio_write,
 )
 
 from time import thread_time
@@ -373,6 +377,29 @@ def peer_read(uintptr_t function, uintptr_t subject, object owner):
     cdef Access access = new_access(owner, <void *>subject)
     access.access.read = <bench_read>function
     return access
+
+
+def time_string(IoManager manager, uint64_t port, size_t count, bint is_in, bint by_item, size_t passes):
+    """Return the seconds that `passes` strings of `count` bytes take, in one call each, or in one for each byte."""
+    cdef IoTables tables = manager.tables()
+    cdef bytearray data = bytearray(count)
+    cdef uint8_t *start = data
+    cdef size_t item, done
+    began = thread_time()
+    with nogil:
+        for _ in range(passes):
+            done = 0
+            if by_item:
+                for item in range(count):
+                    if is_in:
+                        c_pio_read(tables, port, start + item, 1)
+                    else:
+                        c_pio_write(tables, port, start + item, 1)
+            elif is_in:
+                c_pio_in_string(manager, tables, port, 1, start, count, &done)
+            else:
+                c_pio_out_string(manager, tables, port, 1, start, count, &done)
+    return thread_time() - began
 
 
 def count_calls(object callable, list calls, int warm_up):

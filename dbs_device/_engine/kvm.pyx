@@ -1,10 +1,4 @@
-"""The run loop of a KVM vCPU, which serves exits from the bus without the GIL; and the ioctls of a VM that concern it.
-
-A kick, a signal and a new interrupt have to interrupt KVM_RUN, and may come at any moment before it. KVM_RUN returns
-EINTR if a signal is pending when it enters the guest, or `immediate_exit` is set. Whoever wants the loop's attention
-therefore stores a flag and sends a signal, whose handler, on the loop's own thread, sets `immediate_exit`: a signal
-that comes between the look at the flag and KVM_RUN is not lost. Only a vCPU's own thread writes its `immediate_exit`.
-"""
+"""The run loop of a KVM vCPU, which serves exits from the bus without the GIL."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
@@ -17,6 +11,50 @@ from libc.string cimport memcpy, memset
 
 from .access cimport c_read, c_write, unowned_is_served
 from .batch cimport in_string, out_string
+from .kvm_abi cimport (
+    KVM_EXIT_FAIL_ENTRY,
+    KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR,
+    KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT,
+    KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_SYSTEM_EVENT,
+    KVM_INTERRUPT,
+    KVM_RUN,
+    dbs_coalesced_write,
+    dbs_fail_entry,
+    dbs_fail_entry_of,
+    dbs_ring_item,
+    dbs_ring_last,
+    dbs_ring_length,
+    dbs_ring_release,
+    dbs_system_event,
+    dbs_system_event_of,
+    ioctl,
+    kvm_coalesced_mmio_ring,
+    kvm_interrupt,
+    kvm_run,
+)
+from .kvm_signals cimport (
+    dbs_block_kicks,
+    dbs_exchange_run,
+    dbs_flag_exchange,
+    dbs_flag_load,
+    dbs_flag_store,
+    dbs_kick_signal,
+    dbs_note_main_thread,
+    dbs_put_before_python,
+    dbs_restore_for_python,
+    dbs_runner,
+    dbs_runner_destroy,
+    dbs_runner_end,
+    dbs_runner_init,
+    dbs_runner_signal,
+    dbs_runner_start,
+    dbs_set_immediate_exit,
+    dbs_take_kick_signal,
+)
 from .platform cimport set_public_name
 from .recording cimport AccessLog, append
 from .tables cimport (
@@ -38,7 +76,7 @@ from signal import valid_signals
 from ..errors import add_progress
 from .kvm_exits import Counters, Exit
 
-__all__ = ["Vcpu", "set_coalescing", "set_ioeventfd", "set_irq_line", "set_irqfd", "set_memory_slot"]
+__all__ = ["Vcpu"]
 
 
 cdef extern from "Python.h":
@@ -48,271 +86,6 @@ cdef extern from "Python.h":
 cdef extern from "<unistd.h>" nogil:
     long sysconf(int name)
     int _SC_PAGESIZE
-
-
-cdef extern from "<linux/kvm.h>" nogil:
-    """
-    #include <errno.h>
-    #include <pthread.h>
-    #include <signal.h>
-    #include <string.h>
-    #include <sys/ioctl.h>
-    #include <linux/kvm.h>
-
-    /* The run of this thread, the innermost if a device of one vCPU runs another. Signal handlers read it: with this
-       model of thread-local storage, that never allocates memory. */
-    static __thread struct kvm_run *volatile dbs_current_run __attribute__((tls_model("initial-exec")));
-
-    static int dbs_kick_signal;
-    static pthread_t dbs_main_thread;
-    static struct sigaction dbs_replaced[NSIG];
-
-    static void dbs_attend(void) {
-        struct kvm_run *run = dbs_current_run;
-        if (run != NULL) {
-            ((volatile struct kvm_run *)run)->immediate_exit = 1;
-        }
-    }
-
-    static void dbs_handle_kick(int number) {
-        (void)number;
-        dbs_attend();
-    }
-
-    /* Python's own handler only sets a flag, which PyErr_CheckSignals looks at on the main thread. It comes first: the
-       loop clears `immediate_exit`, then looks at the flag. */
-    static void dbs_handle_for_python(int number) {
-        int saved = errno;
-        dbs_replaced[number].sa_handler(number);
-        if (pthread_equal(pthread_self(), dbs_main_thread)) {
-            dbs_attend();
-        } else {
-            pthread_kill(dbs_main_thread, dbs_kick_signal);
-        }
-        errno = saved;
-    }
-
-    static int dbs_handles(int number, void (*handler)(int)) {
-        struct sigaction current;
-        return sigaction(number, NULL, &current) == 0 && !(current.sa_flags & SA_SIGINFO) &&
-               current.sa_handler == handler;
-    }
-
-    /* Take the first real-time signal that nobody handles; 0 if there is none. */
-    static int dbs_take_kick_signal(void) {
-        struct sigaction action;
-        memset(&action, 0, sizeof action);
-        action.sa_handler = dbs_handle_kick; /* no SA_RESTART: KVM_RUN has to return */
-        for (int number = SIGRTMIN; number <= SIGRTMAX; number++) {
-            if (dbs_handles(number, SIG_DFL) && sigaction(number, &action, NULL) == 0) {
-                return dbs_kick_signal = number;
-            }
-        }
-        return 0;
-    }
-
-    static void dbs_put_before_python(int number) {
-        struct sigaction action;
-        if (sigaction(number, NULL, &dbs_replaced[number]) != 0 || dbs_replaced[number].sa_flags & SA_SIGINFO ||
-            dbs_replaced[number].sa_handler == dbs_handle_for_python || dbs_replaced[number].sa_handler == SIG_DFL ||
-            dbs_replaced[number].sa_handler == SIG_IGN) {
-            return;
-        }
-        action = dbs_replaced[number];
-        action.sa_handler = dbs_handle_for_python;
-        action.sa_flags &= ~SA_RESTART;
-        sigaction(number, &action, NULL);
-    }
-
-    static void dbs_restore_for_python(int number) {
-        if (dbs_handles(number, dbs_handle_for_python)) { /* or else a device has set another */
-            sigaction(number, &dbs_replaced[number], NULL);
-        }
-    }
-
-    /* Let kicks through to this thread; return whether it had blocked them. */
-    static int dbs_block_kicks(int block) {
-        sigset_t kick, before;
-        sigemptyset(&kick);
-        sigaddset(&kick, dbs_kick_signal);
-        pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &kick, &before);
-        return sigismember(&before, dbs_kick_signal) == 1;
-    }
-
-    /* What a run needs from the time it starts, for other threads to see under the lock. */
-    typedef struct {
-        pthread_mutex_t lock;
-        pthread_t thread;
-        int is_running;
-    } dbs_runner;
-
-    static void dbs_runner_init(dbs_runner *runner) {
-        pthread_mutex_init(&runner->lock, NULL);
-        runner->is_running = 0;
-    }
-
-    static void dbs_runner_destroy(dbs_runner *runner) { pthread_mutex_destroy(&runner->lock); }
-
-    static int dbs_runner_start(dbs_runner *runner) {
-        pthread_mutex_lock(&runner->lock);
-        int was_running = runner->is_running;
-        if (!was_running) {
-            runner->thread = pthread_self();
-            runner->is_running = 1;
-        }
-        pthread_mutex_unlock(&runner->lock);
-        return !was_running;
-    }
-
-    static void dbs_runner_end(dbs_runner *runner) {
-        pthread_mutex_lock(&runner->lock);
-        runner->is_running = 0;
-        pthread_mutex_unlock(&runner->lock);
-    }
-
-    /* Under the lock, its thread cannot end meanwhile. */
-    static void dbs_runner_signal(dbs_runner *runner) {
-        pthread_mutex_lock(&runner->lock);
-        if (runner->is_running) {
-            if (pthread_equal(runner->thread, pthread_self())) {
-                dbs_attend();
-            } else {
-                pthread_kill(runner->thread, dbs_kick_signal);
-            }
-        }
-        pthread_mutex_unlock(&runner->lock);
-    }
-
-    #define dbs_flag_load(flag) __atomic_load_n(flag, __ATOMIC_SEQ_CST)
-    #define dbs_flag_store(flag, value) __atomic_store_n(flag, value, __ATOMIC_SEQ_CST)
-    #define dbs_flag_exchange(flag, value) __atomic_exchange_n(flag, value, __ATOMIC_SEQ_CST)
-    #define dbs_ring_last(ring) __atomic_load_n(&(ring)->last, __ATOMIC_ACQUIRE)
-    #define dbs_ring_release(ring, value) __atomic_store_n(&(ring)->first, value, __ATOMIC_RELEASE)
-    #define dbs_ring_item(ring, index) \\
-        ((const struct kvm_coalesced_mmio *)((const char *)(ring) + sizeof(struct kvm_coalesced_mmio_ring)) + (index))
-    #define dbs_ring_length(page) \\
-        (((page) - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
-    #define dbs_set_immediate_exit(run, value) (((volatile struct kvm_run *)(run))->immediate_exit = (value))
-    """
-    ctypedef struct pthread_t:
-        pass
-    ctypedef struct dbs_runner:
-        pthread_t thread
-        int is_running
-    void dbs_runner_init(dbs_runner *runner)
-    void dbs_runner_destroy(dbs_runner *runner)
-    bint dbs_runner_start(dbs_runner *runner)
-    void dbs_runner_end(dbs_runner *runner)
-    void dbs_runner_signal(dbs_runner *runner)
-    pthread_t pthread_self()
-    pthread_t dbs_main_thread
-    kvm_run *dbs_current_run
-    int dbs_kick_signal
-    int dbs_take_kick_signal()
-    void dbs_put_before_python(int number)
-    void dbs_restore_for_python(int number)
-    bint dbs_block_kicks(bint block)
-    int dbs_flag_load(int *flag)
-    void dbs_flag_store(int *flag, int value)
-    int dbs_flag_exchange(int *flag, int value)
-
-    ctypedef struct kvm_run_io:
-        uint8_t direction
-        uint8_t size
-        uint16_t port
-        uint32_t count
-        uint64_t data_offset
-    ctypedef struct kvm_run_mmio:
-        uint64_t phys_addr
-        uint8_t data[8]
-        uint32_t len
-        uint8_t is_write
-    ctypedef struct kvm_run_fail_entry:
-        uint64_t hardware_entry_failure_reason
-        uint32_t cpu
-    ctypedef struct kvm_run_internal:
-        uint32_t suberror
-        uint32_t ndata
-        uint64_t data[16]
-    ctypedef struct kvm_run_system_event:
-        uint32_t type
-        uint32_t ndata
-        uint64_t data[16]
-    cdef struct kvm_run:
-        uint8_t request_interrupt_window
-        uint8_t immediate_exit
-        uint32_t exit_reason
-        uint8_t ready_for_interrupt_injection
-        uint8_t if_flag
-        kvm_run_io io
-        kvm_run_mmio mmio
-        kvm_run_fail_entry fail_entry
-        kvm_run_internal internal
-        kvm_run_system_event system_event
-    void dbs_set_immediate_exit(kvm_run *run, int value)
-
-    cdef struct kvm_coalesced_mmio:
-        uint64_t phys_addr
-        uint32_t len
-        uint32_t pio
-        uint8_t data[8]
-    cdef struct kvm_coalesced_mmio_ring:
-        uint32_t first
-        uint32_t last
-    uint32_t dbs_ring_last(kvm_coalesced_mmio_ring *ring)
-    void dbs_ring_release(kvm_coalesced_mmio_ring *ring, uint32_t first)
-    const kvm_coalesced_mmio *dbs_ring_item(kvm_coalesced_mmio_ring *ring, uint32_t index)
-    uint32_t dbs_ring_length(size_t page_size)
-
-    cdef struct kvm_interrupt:
-        uint32_t irq
-    cdef struct kvm_userspace_memory_region:
-        uint32_t slot
-        uint32_t flags
-        uint64_t guest_phys_addr
-        uint64_t memory_size
-        uint64_t userspace_addr
-    cdef struct kvm_irq_level:
-        uint32_t irq
-        uint32_t level
-    cdef struct kvm_irqfd:
-        uint32_t fd
-        uint32_t gsi
-        uint32_t flags
-    cdef struct kvm_ioeventfd:
-        uint64_t datamatch
-        uint64_t addr
-        uint32_t len
-        int fd
-        uint32_t flags
-    cdef struct kvm_coalesced_mmio_zone:
-        uint64_t addr
-        uint32_t size
-        uint32_t pio
-
-    int ioctl(int fd, unsigned long request, ...)
-    unsigned long KVM_RUN
-    unsigned long KVM_INTERRUPT
-    unsigned long KVM_SET_USER_MEMORY_REGION
-    unsigned long KVM_IRQ_LINE
-    unsigned long KVM_IRQFD
-    unsigned long KVM_IOEVENTFD
-    unsigned long KVM_REGISTER_COALESCED_MMIO
-    unsigned long KVM_UNREGISTER_COALESCED_MMIO
-    enum:
-        KVM_MEM_READONLY
-        KVM_IRQFD_FLAG_DEASSIGN
-        KVM_IOEVENTFD_FLAG_DATAMATCH
-        KVM_IOEVENTFD_FLAG_PIO
-        KVM_IOEVENTFD_FLAG_DEASSIGN
-        KVM_EXIT_IO
-        KVM_EXIT_IO_OUT
-        KVM_EXIT_MMIO
-        KVM_EXIT_IRQ_WINDOW_OPEN
-        KVM_EXIT_INTR
-        KVM_EXIT_FAIL_ENTRY
-        KVM_EXIT_INTERNAL_ERROR
-        KVM_EXIT_SYSTEM_EVENT
 
 
 cdef enum:
@@ -343,18 +116,11 @@ cdef int raise_os_error() except -1 with gil:
 
 cdef int take_signals() except -1:
     """Put a handler in front of those that Python code has set, so that their signals interrupt KVM_RUN in time."""
-    global dbs_main_thread
-    dbs_main_thread = pthread_self()
+    dbs_note_main_thread()
     for number in signal_numbers:
         if callable(getsignal(number)):
             dbs_put_before_python(number)
     return 0
-
-
-cdef void give_signals_back() noexcept:
-    cdef int number
-    for number in signal_numbers:
-        dbs_restore_for_python(number)
 
 
 @cython.final
@@ -485,8 +251,9 @@ cdef class Vcpu:
         """
         cdef int reason
         cdef bint kicks_were_blocked = False
-        cdef kvm_run *outer = dbs_current_run
+        cdef kvm_run *outer
         self.start()
+        outer = dbs_exchange_run(self.kvm_run)
         try:
             kicks_were_blocked = self.enter()
             with nogil:
@@ -503,8 +270,9 @@ cdef class Vcpu:
         an instruction may make several accesses.
         """
         cdef bint kicks_were_blocked = False
-        cdef kvm_run *outer = dbs_current_run
+        cdef kvm_run *outer
         self.start()
+        outer = dbs_exchange_run(self.kvm_run)
         try:
             kicks_were_blocked = self.enter()
             with nogil:
@@ -569,17 +337,18 @@ cdef class Vcpu:
     def exit_details(self):
         """dict of str to int or tuple : what ``kvm_run`` says about FAIL_ENTRY, INTERNAL_ERROR and SYSTEM_EVENT."""
         cdef kvm_run *run = self.kvm_run
+        cdef const dbs_fail_entry *failure
+        cdef const dbs_system_event *event
         if run.exit_reason == KVM_EXIT_FAIL_ENTRY:
-            return {
-                "hardware_entry_failure_reason": run.fail_entry.hardware_entry_failure_reason,
-                "cpu": run.fail_entry.cpu,
-            }
+            failure = dbs_fail_entry_of(run)
+            return {"hardware_entry_failure_reason": failure.hardware_entry_failure_reason, "cpu": failure.cpu}
         if run.exit_reason == KVM_EXIT_INTERNAL_ERROR:
             data = tuple(run.internal.data[index] for index in range(min(run.internal.ndata, 16)))
             return {"suberror": run.internal.suberror, "data": data}
         if run.exit_reason == KVM_EXIT_SYSTEM_EVENT:
-            data = tuple(run.system_event.data[index] for index in range(min(run.system_event.ndata, 16)))
-            return {"type": run.system_event.type, "data": data}
+            event = dbs_system_event_of(run)
+            data = tuple(event.data[index] for index in range(min(event.ndata, 16)))
+            return {"type": event.type, "data": data}
         return {}
 
     def __repr__(self):
@@ -594,8 +363,7 @@ cdef class Vcpu:
 
     cdef bint enter(self) except -1:
         """Prepare this thread; return whether it blocks the signal of kicks."""
-        global dbs_current_run, runs_on_main_thread
-        dbs_current_run = self.kvm_run
+        global runs_on_main_thread
         if is_on_main_thread():
             runs_on_main_thread += 1
             if runs_on_main_thread == 1:
@@ -604,15 +372,15 @@ cdef class Vcpu:
         return dbs_block_kicks(False)
 
     cdef int leave(self, kvm_run *outer, bint kicks_were_blocked) except -1:
-        global dbs_current_run, runs_on_main_thread
+        global runs_on_main_thread
         if kicks_were_blocked:
             dbs_block_kicks(True)
         if is_on_main_thread():
             runs_on_main_thread -= 1
             if runs_on_main_thread == 0:
-                give_signals_back()
+                dbs_restore_for_python()
         dbs_runner_end(&self.runner)
-        dbs_current_run = outer
+        dbs_exchange_run(outer)
         self.tables = None
         return 0
 
@@ -635,7 +403,7 @@ cdef class Vcpu:
             elif errno == EINTR or errno == EAGAIN:  # EAGAIN: a secondary processor that waits for its start
                 self.interruptions += 1
                 self.drain_under_lock()
-                # This order: what comes behind the first line sets it again, and what came before it is seen behind.
+                # In this order: a request that comes after this line sets it again, an earlier one is seen below.
                 dbs_set_immediate_exit(self.kvm_run, 0)
                 self.check_signals()
                 if dbs_flag_exchange(&self.kicked, 0) != 0:
@@ -807,7 +575,7 @@ cdef class Vcpu:
     cdef int drain(self) except -1 nogil:
         """Make the writes that are in the ring."""
         cdef kvm_coalesced_mmio_ring *ring = self.ring
-        cdef kvm_coalesced_mmio write
+        cdef dbs_coalesced_write write
         cdef uint32_t first = ring.first
         while first != dbs_ring_last(ring):
             write = dbs_ring_item(ring, first)[0]
@@ -839,63 +607,3 @@ cdef class Vcpu:
 
 
 set_public_name(Vcpu, b"dbs_device.kvm.Vcpu")
-
-
-# ----------------------------------------------------------------------------- the VM
-
-
-cdef int check(int result) except -1:
-    if result == -1:
-        raise_os_error()
-    return result
-
-
-def set_memory_slot(int vm, uint32_t slot, uint64_t base, uint64_t size, uint64_t address, bint readonly):
-    """Back guest memory by the host's; a size of 0 removes the slot."""
-    cdef kvm_userspace_memory_region region = kvm_userspace_memory_region(
-        slot, KVM_MEM_READONLY if readonly else 0, base, size, address
-    )
-    cdef int result
-    with nogil:
-        result = ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region)
-    check(result)
-
-
-def set_irq_line(int vm, uint32_t irq, bint level):
-    """Set the level of an input of the interrupt controllers in the kernel."""
-    cdef kvm_irq_level line = kvm_irq_level(irq, level)
-    cdef int result
-    with nogil:
-        result = ioctl(vm, KVM_IRQ_LINE, &line)
-    check(result)
-
-
-def set_irqfd(int vm, uint32_t gsi, int event, bint assign):
-    """Have an eventfd raise an interrupt, or no longer."""
-    cdef kvm_irqfd irqfd
-    memset(&irqfd, 0, sizeof(irqfd))
-    irqfd.fd, irqfd.gsi, irqfd.flags = event, gsi, 0 if assign else KVM_IRQFD_FLAG_DEASSIGN
-    check(ioctl(vm, KVM_IRQFD, &irqfd))
-
-
-def set_ioeventfd(int vm, space, uint64_t address, uint32_t size, value, int event, bint assign):
-    """Have a write signal an eventfd in place of an exit, or no longer; any value if it is None."""
-    cdef kvm_ioeventfd ioeventfd
-    memset(&ioeventfd, 0, sizeof(ioeventfd))
-    ioeventfd.addr, ioeventfd.len, ioeventfd.fd = address, size, event
-    if value is not None:
-        ioeventfd.datamatch = value
-        ioeventfd.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
-    if space == PIO:
-        ioeventfd.flags |= KVM_IOEVENTFD_FLAG_PIO
-    if not assign:
-        ioeventfd.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN
-    check(ioctl(vm, KVM_IOEVENTFD, &ioeventfd))
-
-
-def set_coalescing(int vm, space, uint64_t address, uint32_t size, bint coalesce):
-    """Have writes to a range wait in the ring, or no longer."""
-    cdef kvm_coalesced_mmio_zone zone
-    memset(&zone, 0, sizeof(zone))
-    zone.addr, zone.size, zone.pio = address, size, space == PIO
-    check(ioctl(vm, KVM_REGISTER_COALESCED_MMIO if coalesce else KVM_UNREGISTER_COALESCED_MMIO, &zone))

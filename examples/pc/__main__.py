@@ -15,7 +15,6 @@ from rich.table import Table
 from dbs_device.clock import CountedClock, HostClock
 
 from .machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine, ignore, open_disk
-from .processor import ProcessorError
 from .terminal import Answers, PlainText
 
 
@@ -98,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         machine = build_machine(options)
         if options.restore:
             machine.restore(options.restore)
-    except (OSError, ValueError, ProcessorError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         if isinstance(error, FileNotFoundError) and not options.restore:
             print(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import math
-import mmap
-import os
 import struct
 import threading
 from collections.abc import Callable
@@ -19,34 +16,24 @@ from dbs_device.interrupts import IrqLine
 from dbs_device.kvm import KICKED, Exit, Vcpu, Vm
 from dbs_device.memory import Ram, Rom
 
+from ..vmm import Kvm, read_registers
 from .board import Board
-from .processor import ProcessorError
 
-__all__ = ["KvmError", "KvmProcessor", "VirtualMachine"]
+__all__ = ["GuestError", "KvmProcessor", "VirtualMachine"]
 
 # linux/kvm.h
-KVM_GET_API_VERSION, API_VERSION = 0xAE00, 12
-KVM_CREATE_VM = 0xAE01
-KVM_CHECK_EXTENSION = 0xAE03
-KVM_GET_VCPU_MMAP_SIZE = 0xAE04
-KVM_CREATE_VCPU = 0xAE41
-KVM_SET_TSS_ADDR = 0xAE47
-KVM_CREATE_IRQCHIP = 0xAE60
 KVM_CREATE_PIT2, PIT_CONFIG = 0x4040AE77, bytes(64)
-KVM_GET_REGS, REGS_SIZE, RFLAGS = 0x8090AE81, 144, 136
 KVM_GET_MP_STATE, MP_STATE_HALTED = 0x8004AE98, 3
-KVM_CAP_COALESCED_MMIO = 15
 
-UNUSED_ADDRESS = 0x7FFB_D000  # three pages of the guest's, which Intel's processors need in real mode
 INTERRUPT_FLAG = 0x200
 LINES = 16
 
 
-class KvmError(ProcessorError):
-    """The host has no KVM, or the guest does what KVM cannot."""
+class GuestError(RuntimeError):
+    """The guest does what KVM cannot."""
 
 
-class VirtualMachine:
+class VirtualMachine(Kvm):
     """A VM for the board of the PC: what `Machine` takes as `lines` and `processor`. A context manager.
 
     Parameters
@@ -69,61 +56,33 @@ class VirtualMachine:
     def __init__(self, controllers: str = "kernel") -> None:
         if controllers not in ("kernel", "board"):
             raise ValueError(f'controllers takes "kernel" or "board", not {controllers!r}')
-        self._files: list[int] = []
+        self._in_kernel = controllers == "kernel"
         self._vm: Vm | None = None
-        try:
-            self._kvm = self._opened(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-            if fcntl.ioctl(self._kvm, KVM_GET_API_VERSION) != API_VERSION:
-                raise OSError(errno.ENOTSUP, "another version of its interface")
-            self.fd = self._opened(fcntl.ioctl(self._kvm, KVM_CREATE_VM, 0))
-            fcntl.ioctl(self.fd, KVM_SET_TSS_ADDR, UNUSED_ADDRESS)
-            if controllers == "kernel":
-                fcntl.ioctl(self.fd, KVM_CREATE_IRQCHIP, 0)
-                fcntl.ioctl(self.fd, KVM_CREATE_PIT2, PIT_CONFIG)
-        except OSError as error:
-            self.close()
-            raise KvmError(f"KVM cannot be used: /dev/kvm: {error.strerror}") from error
-        self.controllers = controllers
+        super().__init__(irqchip=self._in_kernel)
         self._lines = [IrqLine() for _ in range(LINES)]  # to be connected when there is a board
-        self.lines: Callable[[int], IrqLine] | None = self._lines.__getitem__ if controllers == "kernel" else None
-
-    def _opened(self, fd: int) -> int:
-        self._files.append(fd)
-        return fd
+        self.lines: Callable[[int], IrqLine] | None = None
+        if self._in_kernel:
+            fcntl.ioctl(self.fd, KVM_CREATE_PIT2, PIT_CONFIG)
+            self.lines = self._lines.__getitem__
 
     def processor(self, board: Board) -> KvmProcessor:
         """Make the processor of a board, at its reset vector."""
         self._vm = vm = Vm(self.fd, board.manager)
-        for number, line in enumerate(self._lines if self.controllers == "kernel" else ()):
-            line.connect(vm.irq_line(number))
-        vcpu_fd = self._opened(fcntl.ioctl(self.fd, KVM_CREATE_VCPU, 0))
-        run = mmap.mmap(vcpu_fd, fcntl.ioctl(self._kvm, KVM_GET_VCPU_MMAP_SIZE))
-        own = self.controllers == "board"
-        vcpu = Vcpu(
-            vcpu_fd,
-            run,
-            board.manager,
-            acknowledge=board.pics.acknowledge if own else None,
-            coalesced_ring=fcntl.ioctl(self._kvm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO),
-        )
+        if self._in_kernel:
+            for number, line in enumerate(self._lines):
+                line.connect(vm.irq_line(number))
         for base, size in board.vga.memory_window.get_mmio_address_ranges():
             vm.coalesce(base, size)  # what is written to the screen may be late
-        return KvmProcessor(board, vcpu_fd, vcpu, not own)
+        fd, run = self.new_vcpu()
+        acknowledge = None if self._in_kernel else board.pics.acknowledge
+        vcpu = Vcpu(fd, run, board.manager, acknowledge=acknowledge, coalesced_ring=self.coalesced_ring)
+        return KvmProcessor(board, fd, vcpu, self._in_kernel)
 
     def close(self) -> None:
         """Close the VM. The processor cannot run any more."""
         if self._vm is not None:
             self._vm.close()
-        while self._files:
-            os.close(self._files.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        super().close()
 
 
 class KvmProcessor:
@@ -174,7 +133,7 @@ class KvmProcessor:
                     elif reason is Exit.HLT or (reason is KICKED and self._is_dead()):
                         return True
                     elif reason is not KICKED:
-                        raise KvmError(f"the guest cannot go on: {reason.name} {self.vcpu.exit_details}")
+                        raise GuestError(f"the guest cannot go on: {reason.name} {self.vcpu.exit_details}")
             return False
         finally:
             self._stop_requested = False
@@ -189,8 +148,7 @@ class KvmProcessor:
         if not self._controllers_in_kernel or self._stop_requested:
             return False
         (state,) = struct.unpack("<I", fcntl.ioctl(self._fd, KVM_GET_MP_STATE, bytes(4)))
-        (flags,) = struct.unpack_from("<Q", fcntl.ioctl(self._fd, KVM_GET_REGS, bytes(REGS_SIZE)), RFLAGS)
-        return state == MP_STATE_HALTED and not flags & INTERRUPT_FLAG
+        return state == MP_STATE_HALTED and not read_registers(self._fd)["rflags"] & INTERRUPT_FLAG
 
 
 class Alarm:

@@ -7,11 +7,7 @@ from typing import Protocol, TypeAlias
 
 from .board import Board
 
-__all__ = ["NewProcessor", "Processor", "ProcessorError"]
-
-
-class ProcessorError(Exception):
-    """The host has no such processor, or the guest does what it cannot."""
+__all__ = ["NewProcessor", "Processor"]
 
 
 class Processor(Protocol):

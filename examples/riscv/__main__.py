@@ -13,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dbs_device.errors import StateError
+
 from .board import BOOT_ARGUMENTS, DEVICE_KINDS
 from .machine import MIB, Machine
 from .report import show_report
@@ -104,8 +106,11 @@ class Session:
         reason = self.machine.run(min(core.cycles + PROGRESS, limit))
         if self._is_to_save:
             self._is_to_save = False
-            self.machine.save(self.options.state)
-            self.terminal.say(f"saved to {self.options.state}")
+            try:
+                self.machine.save(self.options.state)
+                self.terminal.say(f"saved to {self.options.state}")
+            except (OSError, StateError) as error:  # the guest goes on all the same
+                self.terminal.say(f"not saved: {error}")
         self.terminal.set_title(f"RV32IMA: {core.cycles / 1e6:,.0f} million instructions")
         return "the limit is reached" if reason is None and core.cycles >= limit else reason
 

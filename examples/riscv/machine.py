@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from rv32.core import Stop
 
 from dbs_device.clock import NS_PER_SECOND
+from dbs_device.errors import format_count
 from dbs_device.memory import Ram
 from dbs_device.state import AttributeState, MachineState, StateError
 
@@ -42,6 +43,8 @@ class TimeSpent:
     ----------
     core : float
         The core ran, and the devices that it accessed.
+    processor : float
+        The part of that for which the host's processor did nothing else.
     waiting : float
         The guest waited for an interrupt, and the host for input or for time to pass.
     rest : float
@@ -49,6 +52,7 @@ class TimeSpent:
     """
 
     core: float = 0.0
+    processor: float = 0.0
     waiting: float = 0.0
     rest: float = 0.0
 
@@ -188,15 +192,17 @@ class Machine(AttributeState):
             if event is not None:
                 limit = min(limit, core.cycles + _cycles_of(event - now))
             self._is_between = cycles < limit
-            core_begins = time.perf_counter()
+            core_begins, processor_begins = time.perf_counter(), time.thread_time()
             try:
                 reason = core.run(min(limit, int(cycles)) if self._is_between else limit)
             except Exception as error:
-                error.add_note(f"the guest was at {core.pc:#x}, after {core.cycles} instructions")
+                self._is_between = True
+                error.add_note(f"the guest is at {core.pc:#x}, after {format_count(core.cycles, 'instruction')}")
                 raise
             finally:
                 core_ends = time.perf_counter()
                 spent.core += core_ends - core_begins
+                spent.processor += time.thread_time() - processor_begins
                 spent.rest += core_begins - begin
             if reason is not Stop.LIMIT:
                 self._is_between = False

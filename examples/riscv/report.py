@@ -32,10 +32,10 @@ def show_report(machine: Machine, reason: str, console: Console) -> None:
     accesses = sum(each.ns for each in machine.accesses.values()) / NS_PER_SECOND
     console.print()
     console.print(f"The end: {reason}.", style="bold", highlight=False)
-    speed = f"{core.cycles / 1e6 / spent.core:.0f} MIPS" if spent.core else "no time"
+    speed = core.cycles / 1e6 / spent.processor if spent.processor else 0.0
     console.print(
-        f"{core.cycles:,} instructions in {spent.core:.2f} s: {speed}. "
-        f"{machine.board.clock.read() / NS_PER_SECOND:.2f} s of the guest's time.",
+        f"{core.cycles:,} instructions in {spent.core:.2f} s, {spent.processor:.2f} s of the processor's time: "
+        f"{speed:.0f} MIPS.\n{machine.board.clock.read() / NS_PER_SECOND:.2f} s of the guest's time.",
         highlight=False,
     )
     console.print(_accesses_table(machine.accesses))

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 __all__ = ["ESCAPE", "Terminal"]
 
+LINE_FEED, CARRIAGE_RETURN = 0x0A, 0x0D
 LONGEST_WAIT = 3600.0  # seconds
 ESCAPE = 0x01  # Ctrl-A, as in QEMU and picocom
-INPUT_FLAGS, LOCAL_FLAGS = 0, 3  # places in the attributes of a terminal
+INPUT_FLAGS, OUTPUT_FLAGS, LOCAL_FLAGS = 0, 1, 3  # places in the attributes of a terminal
 
 
 class Terminal:
@@ -41,8 +42,10 @@ class Terminal:
         self._is_after_escape = False
         self._attributes: list[Any] | None = None
         self._written = bytearray()
-        self._has_title = os.isatty(sys.stdout.fileno()) and os.environ.get("TERM", "dumb") != "dumb"
         self.is_interactive = os.isatty(self._input)
+        shows_on_terminal = os.isatty(sys.stdout.fileno())
+        self._adds_returns = self.is_interactive and shows_on_terminal
+        self._has_title = shows_on_terminal and os.environ.get("TERM", "dumb") != "dumb"
 
     def __enter__(self) -> Self:
         if self._has_title:
@@ -50,10 +53,10 @@ class Terminal:
         if self.is_interactive:
             self._attributes = termios.tcgetattr(self._input)
             raw = termios.tcgetattr(self._input)
-            # Neither lines nor echo nor signals: these are the guest's affair. Output is processed as before, for
-            # guests that end their lines without a carriage return.
+            # Neither lines nor echo nor signals: these are the guest's affair.
             raw[LOCAL_FLAGS] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
             raw[INPUT_FLAGS] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.IXON)
+            raw[OUTPUT_FLAGS] &= ~termios.OPOST
             termios.tcsetattr(self._input, termios.TCSADRAIN, raw)
         return self
 
@@ -81,6 +84,8 @@ class Terminal:
 
     def write(self, byte: int) -> None:
         """Take a byte from the guest. It is shown at the next `read`."""
+        if byte == LINE_FEED and self._adds_returns and self._written[-1:] != b"\r":
+            self._written.append(CARRIAGE_RETURN)  # nobody else adds it, and not every guest does
         self._written.append(byte)
 
     def flush(self) -> None:

@@ -17,9 +17,10 @@ pytest.importorskip("dbs_device.kvm", reason="KVM is Linux's", exc_type=ImportEr
 
 from dbs_device.clock import CountedClock, HostClock
 from examples.pc.__main__ import main
-from examples.pc.kvm import Alarm, KvmError, VirtualMachine
+from examples.pc.kvm import Alarm, VirtualMachine
 from examples.pc.machine import DEBIAN_ROM, DEBIAN_VGABIOS, Machine
 from examples.tests.running import output_of
+from examples.vmm import KvmError
 
 LINE = "Hello from a boot sector: this disk, screen and power switch are Python."
 GUEST_SECONDS = 300.0  # after which a boot has failed: KVM may interpret the guest in software, on a busy machine

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rv32.core import Core
 
 from dbs_device import IoManager, Resource
 from dbs_device.memory import Ram
+
+ROOT = Path(__file__).parents[3]
+IMAGE = Path(
+    os.environ.get("DBS_DEVICE_RISCV_KERNEL", ROOT.parent / "shared" / "guests" / "rv32-nommu-linux-6.8-Image")
+)
 
 U32 = 0xFFFF_FFFF
 RAM_BASE, RAM_SIZE = 0x8000_0000, 0x1_0000
@@ -150,11 +157,3 @@ def run_one(name: str, *operands: int, registers: dict[int, int] | None = None) 
     bench.set(registers or {})
     bench.step()
     return bench
-
-
-def signed(value: int) -> int:
-    return (value & U32 ^ 0x8000_0000) - 0x8000_0000
-
-
-def csr_values(bench: Bench, names: Iterable[str]) -> dict[str, int]:
-    return {name: bench.core.get_csr(name) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,17 +12,15 @@ import pytest
 
 pytest.importorskip("rv32.core", reason="the core is not built: make riscv-core")
 
+from riscv_helpers import IMAGE, ROOT
+
 from dbs_device import DeviceIo, Resource
 from dbs_device.errors import StateError
 from examples.riscv.board import DEVICE_KINDS, DeviceKind
 from examples.riscv.machine import MIB, Machine
 from examples.riscv.serial_line import Script
 
-ROOT = Path(__file__).parents[3]
 GUEST = ROOT / "examples" / "riscv" / "guest"
-IMAGE = Path(
-    os.environ.get("DBS_DEVICE_RISCV_KERNEL", ROOT.parent / "shared" / "guests" / "rv32-nommu-linux-6.8-Image")
-)
 DISK = b"The first sector.\n".ljust(8192, b"\0")
 ENOUGH = 400_000_000  # instructions
 
@@ -126,6 +123,25 @@ def test_a_program_of_nothing_locks_up() -> None:
     machine = Machine(bytes(4), Script())
     assert machine.run(ENOUGH) == "locked up"
     assert machine.board.core.pc == 0
+
+
+def test_a_device_that_raises_says_where_the_guest_was_and_the_run_may_go_on() -> None:
+    class Broken(DeviceIo):
+        works = False
+
+        def load(self, base: int, offset: int, size: int) -> int:
+            if not self.works:
+                raise LookupError("broken")
+            return 0
+
+    program = bytes.fromhex("b7000020 03a10000 73005010")  # lui x1, 0x20000; lw x2, 0(x1); wfi
+    machine, broken = Machine(program, Script()), Broken()
+    machine.board.manager.register_device_io(broken, [Resource.MmioAddressRange(0x2000_0000, 4)])
+    with pytest.raises(LookupError) as caught:
+        machine.run(ENOUGH)
+    assert caught.value.__notes__[-1] == "the guest is at 0x80000004, after 1 instruction"
+    broken.works = True
+    assert machine.run(ENOUGH) == "halted"
 
 
 # Linux

@@ -19,6 +19,8 @@ import pytest
 pytest.importorskip("rv32.core", reason="the core is not built: make riscv-core")
 pytest.importorskip("rich", reason="the report is printed with the package rich")
 
+from riscv_helpers import IMAGE
+
 from examples.riscv.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +93,9 @@ def test_input_from_a_pipe() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "Backwards, that is: evil" in done.stdout
     assert "The end: power off." in done.stdout
-    assert re.search(r"\d+ instructions in \d+\.\d+ s: \d+ MIPS", done.stdout.replace(",", ""))
+    assert re.search(
+        r"\d+ instructions in \d\.\d+ s \d\.\d+ s of the processor.*: \d+ MIPS", done.stdout.replace(",", "")
+    )
     assert re.search(r" uart +\d+ +\d+ +\d+", done.stdout)
     assert re.search(r" bus and devices +\d+\.\d +\d+\.\d%", done.stdout)
 
@@ -183,6 +187,20 @@ def test_control_a_s_saves_what_another_session_goes_on_from(tmp_path: Path) -> 
         assert second.end() == 0
     finally:
         second.close()
+
+
+@pytest.mark.skipif(not IMAGE.exists(), reason=f"there is no {IMAGE}")
+def test_a_shell_of_linux() -> None:
+    session = OnTerminal("--kernel", str(IMAGE))
+    try:
+        session.read_until(b"~ # ")
+        session.type(b"echo $((6 * 7))\r")
+        session.read_until(b"\r\n42\r\n")
+        session.type(b"poweroff\r")
+        session.read_until(b"The end: power off.")
+        assert session.end() == 0
+    finally:
+        session.close()
 
 
 @pytest.mark.slow
