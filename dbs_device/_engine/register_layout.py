@@ -301,13 +301,14 @@ class Builder:
         pages, granule = self.page_count(), self.bank.granule
         end = max((place.offset + place.size for place in self.places), default=1)
         granules = (end + granule - 1) // granule
-        length = 1 << (granules - 1).bit_length()
+        length = max(1 << (granules - 1).bit_length(), 2)
         if length > LARGEST_INDEX:
             raise self.error(
                 f"registers up to {end - 1:#x} take more than {LARGEST_INDEX:#x} granules of {granule} bytes"
             )
         watched_reads, watched_writes = self.watched()
-        numbers: dict[tuple[int | None, int | None], int] = {(None, None): 0}
+        # By what is read and what is written, and whether it is the last granule, which has ports of its own.
+        numbers: dict[tuple[int | None, int | None, bool], int] = {(None, None, False): 0}
         indices = []
         for page in range(pages):
             of_granule: dict[int, list[int | None]] = {}
@@ -317,15 +318,16 @@ class Builder:
                 if place.page is None or place.page == page:
                     self.enter(of_granule, number, place)
             index = array("I", bytes(4 * length))
+            of_granule.setdefault(length - 1, [None, None])
             for at, (read, write) in of_granule.items():
-                index[at] = numbers.setdefault((read, write), len(numbers))
+                index[at] = numbers.setdefault((read, write, at == length - 1), len(numbers))
             indices.append(index.tobytes())
         ports = [
             (
                 None if read is None else self.read_port(self.places[read], watched_reads),
                 None if write is None else self.write_port(self.places[write], watched_writes),
             )
-            for read, write in numbers
+            for read, write, _ in numbers
         ]
         return ports, indices
 
