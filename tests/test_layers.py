@@ -87,7 +87,7 @@ def test_imports_go_in_no_circle():
 
 
 def test_a_program_that_saves_no_state_does_not_import_what_that_takes():
-    code = "import sys, numpy; there = set(sys.modules); import dbs_device; print(*(set(sys.modules) - there), sep='\\n')"
+    code = "import sys, numpy; there = set(sys.modules); import dbs_device; print(*(set(sys.modules) - there))"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "dbs_device._bus" in imported
     assert not {"dbs_device._engine.state_file", "dbs_device._engine.archive", "dbs_device.trace"} & set(imported)
