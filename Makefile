@@ -9,8 +9,8 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint coverage tsan annotate \
-	bench bench-check wheel clean
+.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint docs coverage tsan \
+	annotate bench bench-check wheels index release clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +65,9 @@ lint: set-up riscv-core ## check style and types
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist stubtest-allowlist.txt $(STUBBED) rv32.core rv32.devices
 
+docs: set-up ## build the documentation site, docs/_build/html
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
 
@@ -80,11 +83,20 @@ bench: set-up-bench ## run the benchmarks and write bench-report/ (QUICK=1: in u
 bench-check: set-up ## count instructions of the hot operations and compare with the baseline
 	@$(BIN)/python benchmarks/check.py
 
-wheel: set-up ## build dist/*.whl and dist/*.tar.gz
-	$(BIN)/python -m build
+wheels: ## build the sdist, and a wheel for each CPython found; check them and test them installed
+	$(SET_UP) examples dev release
+	@$(BIN)/python tools/wheels.py --outdir dist
+
+index: ## make an index of the wheels in dist/, for pip install --extra-index-url
+	$(SET_UP) examples dev release
+	@$(BIN)/python tools/index.py
+
+release: ## do all of a release that can be done before a push: make release VERSION=...
+	$(SET_UP) examples dev release
+	@$(BIN)/python tools/release.py $(VERSION)
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist bench-report benchmarks/_build *.egg-info
+	rm -rf $(VENV) build dist bench-report benchmarks/_build docs/_build *.egg-info
 	rm -rf examples/riscv/core/build examples/riscv/core/*.egg-info
 	find dbs_device -type f \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

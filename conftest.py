@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import os
 import signal
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -21,6 +22,20 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # pytest imports every module for its doctests. cocotb is not available for every Python.
 collect_ignore = [] if importlib.util.find_spec("cocotbext") else ["dbs_device/cocotb.py"]
+# An installed package is tested by a copy of the tests without the source tree, which these are about, or compile with.
+SOURCE_TESTS = ("abi", "benchmarks", "embedding", "installation", "layers", "registers_native", "release", "site")
+if not Path(__file__).with_name("setup.py").exists():
+    collect_ignore += [f"tests/test_{name}.py" for name in SOURCE_TESTS]
+
+# The RISC-V machine's core is a package of its own, which `make test` builds.
+HAS_CORE = importlib.util.find_spec("rv32") is not None
+if not HAS_CORE:
+    collect_ignore.append("examples/riscv")
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [] if HAS_CORE else ["left out: examples/riscv, whose core is not built (make riscv-core)"]
 
 
 def pytest_configure() -> None:

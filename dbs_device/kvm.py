@@ -16,6 +16,7 @@ How a device sees accesses is KVM's doing:
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from dataclasses import dataclass, field
@@ -54,6 +55,21 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
+class _Closing:
+    """A context manager that closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class _Slot:
     """Guest memory that the host's backs."""
@@ -84,7 +100,14 @@ def _slot_of(mapped: MappedRange) -> _Slot | None:
     return _Slot(first, size, memory.address + first - memory.base, not memory.writable, memory.device)
 
 
-class Vm:
+def _check_trapped(slots: list[_Slot], ranges: tuple[MappedRange, ...]) -> None:
+    """Raise `GuestMemoryError` if a range is inside a writable slot."""
+    for slot, mapped in itertools.product(slots, ranges):
+        if mapped.space is Space.MMIO and not slot.read_only and slot.overlaps(mapped.base, mapped.last):
+            raise GuestMemoryError(mapped.base, mapped.last, mapped.device, slot.base, slot.last)
+
+
+class Vm(_Closing):
     """What the kernel does for a manager's devices without an exit.
 
     The page-aligned part of every range of a `Ram` or `Rom` is a memory slot, which the guest reads and executes, and
@@ -112,7 +135,8 @@ class Vm:
 
     Notes
     -----
-    What is yours to close is a context manager as well: `Vm`, `Doorbell`, `Coalescing` and `Irqfd`.
+    A `Vm` lives as long as its manager, unless it is closed. What is to be closed is a context manager as well: `Vm`,
+    `Doorbell`, `Coalescing` and `Irqfd`.
     """
 
     def __init__(self, fd: int | _HasFileno, manager: IoManager, *, first_slot: int = 0) -> None:
@@ -127,7 +151,9 @@ class Vm:
         self._own: dict[int, _Slot] = {}  # what `map` has been given, by base
         self._followers: list[_Follower] = []
         self._is_open = True
-        self._unsubscribe = manager.on_change(self._on_change)
+        # Not a bound method, which the manager would hold weakly: the kernel uses the memory of devices that only
+        # `_slots` may keep alive.
+        self._unsubscribe = manager.on_change(lambda added, removed: self._sync())
         try:
             self._sync()
         except BaseException:
@@ -168,7 +194,7 @@ class Vm:
                 if other.overlaps(slot.base, slot.last):
                     new, old = format_range(slot.base, slot.last), format_range(other.base, other.last)
                     raise ValueError(f"{new} overlaps memory that is mapped at {old}")
-            self._check_trapped([slot])
+            _check_trapped([slot], self.manager.mapped_ranges())
             self._add(slot)
             self._own[base] = slot
 
@@ -277,14 +303,6 @@ class Vm:
             for slot in list(self._slots.values()):
                 self._remove(slot)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Vm of {self.manager!r}: {len(self._slots)} memory slots, {len(self._followers)} doorbells and zones>"
 
@@ -293,9 +311,6 @@ class Vm:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ValueError("the Vm is closed")
-
-    def _on_change(self, added: tuple[MappedRange, ...], removed: tuple[MappedRange, ...]) -> None:
-        self._sync()
 
     def _sync(self) -> None:
         """Make slots and followers agree with the ranges, as far as the kernel allows; raise the first error."""
@@ -314,7 +329,7 @@ class Vm:
             for act in (
                 *(partial(self._add, slot) for slot in wanted if slot not in self._slots.values()),
                 *(partial(follower._arm, target) for follower, target in moving if target is not None),
-                partial(self._check_trapped, list(self._slots.values())),
+                partial(_check_trapped, list(self._own.values()), ranges),  # the manager's own ranges do not overlap
             ):
                 try:
                     act()
@@ -322,19 +337,6 @@ class Vm:
                     errors.append(error)
             if errors:
                 raise errors[0]
-
-    def _check_trapped(self, slots: list[_Slot]) -> None:
-        """Raise `GuestMemoryError` if a range is inside a writable slot, unless it is what the slot maps."""
-        for slot in slots:
-            if slot.read_only:
-                continue
-            for mapped in self.manager.mapped_ranges():
-                if (
-                    mapped.space is Space.MMIO
-                    and slot.overlaps(mapped.base, mapped.last)
-                    and mapped.device is not slot.device
-                ):
-                    raise GuestMemoryError(mapped.base, mapped.last, mapped.device, slot.base, slot.last)
 
     def _add(self, slot: _Slot) -> None:
         number = self._first_slot
@@ -360,7 +362,7 @@ class Vm:
         return follower
 
 
-class _Follower:
+class _Follower(_Closing):
     """What the kernel does at a register of a device, wherever the device is registered."""
 
     def __init__(self, vm: Vm, space: Space, address: int, size: int) -> None:
@@ -405,14 +407,6 @@ class _Follower:
             if self in self._vm._followers:
                 self._vm._followers.remove(self)
                 self._disarm()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Doorbell(_Follower):
@@ -483,7 +477,7 @@ class Coalescing(_Follower):
         set_coalescing(self._vm._fd, self.space, address, self.size, on)
 
 
-class Irqfd:
+class Irqfd(_Closing):
     """An eventfd that raises an edge of an interrupt. Made by `Vm.irqfd`.
 
     It is called with a level, as the sink of an `IrqLine` is, and a rising edge raises the interrupt. Code without the
@@ -515,14 +509,6 @@ class Irqfd:
         if self._event.fileno() >= 0:
             set_irqfd(self._vm._fd, self.gsi, self._event.fileno(), False)
             self._event.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Event:

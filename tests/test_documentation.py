@@ -137,16 +137,3 @@ def test_the_sessions_in_the_docs_go_as_shown(path):
     results = doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert results.attempted > 0
     assert results.failed == 0
-
-
-@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCUMENTS], ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        if not target.startswith("http"):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
-
-
-def test_every_device_of_the_library_is_on_its_page_once():
-    page = (ROOT / "docs" / "devices-library.md").read_text()
-    rows = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE)))
-    assert sorted(rows) == sorted(path.stem for path in (ROOT / "dbs_device" / "devices").glob("[a-z]*.py"))

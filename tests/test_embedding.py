@@ -174,6 +174,14 @@ def test_the_document_shows_what_builds_and_runs(environment, tmp_path):
 def test_the_wheel_holds_what_embedders_need(wheel_directory):
     (wheel,) = wheel_directory.glob("*.whl")
     names = run(sys.executable, "-m", "zipfile", "-l", wheel)
-    for name in ("_bus.pxd", "_engine/native.pxd", "dbs_device.h", "py.typed", "_bus.pyi", "LICENSE"):
+    for name in (
+        "_bus.pxd",
+        "_engine/native.pxd",
+        "dbs_device.h",
+        "py.typed",
+        "_bus.pyi",
+        "_cli/timeline.html.in",
+        "LICENSE",
+    ):
         assert f"/{name}" in names
     assert "_bus.c " not in names

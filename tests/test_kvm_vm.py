@@ -1,5 +1,6 @@
 """`Vm`: memory slots, doorbells, coalesced writes and the interrupt controllers in the kernel."""
 
+import gc
 import select
 
 import pytest
@@ -187,6 +188,16 @@ class TestSlots:
             with Vm(machine.fd, machine.manager) as again:
                 assert "2 memory slots" in repr(again)
                 assert machine.processor().run() is Exit.HLT
+
+    def test_the_memory_of_a_guest_outlives_all_but_the_manager(self):
+        with Machine(DS_20000 + READ_IT) as machine:
+            machine.vm = None
+            machine.plug(Ram(PAGE), memory_at(BASE)).view[:4] = b"here"
+            gc.collect()
+            processor = machine.processor()
+            assert processor.run() is Exit.HLT
+            assert processor.registers["rax"] == int.from_bytes(b"here", "little")
+            machine.vm = Vm(machine.fd, IoManager())  # something to close
 
     def test_a_manager_is_needed(self):
         with Machine() as machine, pytest.raises(TypeError, match="Vm takes an IoManager, not NoneType"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import mmap
 import pickle
+import threading
 import weakref
 
 import numpy as np
@@ -492,6 +494,7 @@ def test_contents_are_saved_and_loaded(make):
         memory.view[:] = bytes(8)
     memory.load_state(state)
     assert bytes(memory) == b"contents"
+    memory.check_state(state)
     memory.load_state({"contents": np.frombuffer(b"contents", np.uint8)})
     assert memory.version == 1
 
@@ -508,6 +511,8 @@ def test_contents_are_saved_and_loaded(make):
 )
 def test_a_state_of_another_memory_changes_nothing(memory, state, message):
     before = bytes(memory)
+    with pytest.raises(StateError, match=message):
+        memory.check_state(state)
     with pytest.raises(StateError, match=message):
         memory.load_state(state)
     assert bytes(memory) == before
@@ -760,3 +765,33 @@ def test_guest_memory_of_a_copied_machine():
     assert memory.read(0, 4) == b"data"
     assert other.read(0, 4) == b"DATA"
     assert repr(memory).startswith("GuestMemory(<IoManager")
+
+
+def test_dma_while_ram_comes_and_goes():
+    """Each piece is either of the RAM that is plugged in, or of the open bus; a view outlives the RAM's range."""
+    manager = IoManager(open_bus=0xFF)
+    memory = GuestMemory(manager)
+    is_done = threading.Event()
+
+    def plug():
+        for number in range(1, 300):
+            ram = Ram(bytearray([number & 0x7F] * 0x100))
+            manager.register_device_io(ram, [MemRange(0x1000, 0x100)])
+            with contextlib.suppress(NotRamError):
+                memory.view(0x1080, 1)[0] = number & 0x7F
+            manager.unregister_device_io([MemRange(0x1000, 0x100)])
+        is_done.set()
+
+    worker = Worker(plug)
+    try:
+        while not is_done.is_set():
+            data = memory.read(0xFF8, 0x110)
+            assert data[:8] == data[-8:] == b"\xff" * 8
+            assert len(set(data[8:-8])) == 1 or 0xFF in data[8:-8]
+            try:
+                view = memory.view(0x1000, 0x100)
+            except NotRamError:
+                continue
+            assert len(set(view)) == 1
+    finally:
+        worker.result()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import copy
 import gc
+import pickle
 import signal
 import threading
 import time
@@ -205,6 +207,12 @@ class TestRecorder:
         assert len(trace) == 1
         trace.accesses["value"] = 9
         assert recorder.trace.accesses["value"].tolist() == [1, 2]
+
+    def test_a_recorder_is_not_copied(self):
+        recorder = TraceRecorder(make_manager())
+        for duplicate in (copy.copy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot pickle"):
+                duplicate(recorder)
 
     def test_clear_begins_anew(self):
         recorder = TraceRecorder(make_manager())

@@ -220,7 +220,7 @@ class TestReplay:
         replay(LONG_EXAMPLE, recorder)
         assert len(recorder) == 0
 
-    @pytest.mark.parametrize("row", [(1, 1, 0, 2**63, 0), (0, 0, 0x10000, 1, 0), (1, 0, 0, 0, 0), (1, 1, 0, 1, 0x100)])
+    @pytest.mark.parametrize("row", [(1, 1, 0, 2**63, 0), (0, 0, 0x10000, 1, 0), (1, 0, 0, 0, 0), (7, 1, 0, 1, 0)])
     def test_a_trace_that_a_device_changes(self, row):
         class Changing(DeviceIo):
             def store(self, base, offset, size, value):

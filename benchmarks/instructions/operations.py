@@ -11,7 +11,7 @@ from suites import workloads
 from suites.workloads import DEVICES, REGISTER_DEVICES, IdleDevice
 
 from dbs_device import IoAddress, IoManager, Resource
-from instructions import memory_operations, register_operations
+from instructions import memory_operations, register_operations, trace_operations
 
 RANGES = 64
 WARM_UP = 100  # CPython specialises a function within the first calls of it
@@ -83,6 +83,7 @@ def operations() -> dict[str, tuple[Callable[[], None], int]]:
         "Python: miss, open bus": call(open_bus.mmio_load, unowned, 4),
         **register_operations.operations(counted),
         **memory_operations.operations(counted),
+        **trace_operations.operations(counted),
     }
 
 

@@ -241,8 +241,6 @@ cdef int wrong_size_raised(size_t size, SpaceId space) noexcept with gil
 cdef int empty_access_raised() noexcept with gil
 cdef int python_read(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept
 cdef int python_write(PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept
-cdef int device_read(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) except -1
-cdef int device_write(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) except -1
 cdef int read_with_gil(PyObject *entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept with gil
 cdef int write_with_gil(
     PyObject *entry, uint64_t address, const uint8_t *data, size_t size, bint big

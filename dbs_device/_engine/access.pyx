@@ -212,6 +212,8 @@ cdef int device_failed(RangeEntry entry, uint64_t address, size_t size, Directio
     cdef PyObject *type_
     cdef PyObject *error
     cdef PyObject *traceback
+    if entry.is_behind_adapter:
+        return -1
     PyErr_Fetch(&type_, &error, &traceback)
     PyErr_NormalizeException(&type_, &error, &traceback)
     try:

@@ -5,9 +5,10 @@ An adapter in front of a native device takes no GIL.
 """
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
-from .access cimport device_read, device_write
+from .access cimport python_read, python_write
 from .memory cimport NO_MEMORY, HostMemory, MemoryKind, memory_kind
 from .native cimport NativeDevice
 from .platform cimport dbs_keep_thread_state, set_public_name
@@ -39,9 +40,6 @@ __all__ = ["Adapter", "Alias", "Mirror", "is_memory"]
 
 # ----------------------------------------------------------------------------- the device behind an adapter
 
-ctypedef int (*ReadCall)(RangeEntry entry, uint64_t address, uint8_t *data, size_t size, bint big) noexcept
-ctypedef int (*WriteCall)(RangeEntry entry, uint64_t address, const uint8_t *data, size_t size, bint big) noexcept
-
 
 @cython.final
 @cython.no_gc_clear
@@ -68,10 +66,9 @@ cdef class Inner:
         return entry
 
 
-# The bus adds the note of the access, with the address and offset that the guest knows.
-
 cdef int read_python(Inner inner, uint64_t base, uint64_t offset, uint8_t *data, size_t size) noexcept with gil:
-    cdef int result = (<ReadCall>device_read)(inner.entry_of(base), base + offset, data, size, inner.big_endian)
+    cdef RangeEntry entry = inner.entry_of(base)
+    cdef int result = python_read(<PyObject *>entry, base + offset, data, size, inner.big_endian)
     if result == -1:
         dbs_keep_thread_state()
     return result
@@ -80,7 +77,8 @@ cdef int read_python(Inner inner, uint64_t base, uint64_t offset, uint8_t *data,
 cdef int write_python(
     Inner inner, uint64_t base, uint64_t offset, const uint8_t *data, size_t size
 ) noexcept with gil:
-    cdef int result = (<WriteCall>device_write)(inner.entry_of(base), base + offset, data, size, inner.big_endian)
+    cdef RangeEntry entry = inner.entry_of(base)
+    cdef int result = python_write(<PyObject *>entry, base + offset, data, size, inner.big_endian)
     if result == -1:
         dbs_keep_thread_state()
     return result
@@ -96,6 +94,7 @@ cdef Inner new_inner(SpaceId space, object device):
     except AttributeError:
         # A virtual subclass of DeviceIo need not have the handlers of both spaces.
         inner.entry = new_entry(space, 0, <uint64_t>-1, silent_device, None)
+    inner.entry.is_behind_adapter = True
     inner.slot = slot_of(inner.entry)
     return inner
 

@@ -12,7 +12,7 @@ cdef class GuestMemory:
     cdef PublishedTables _published
     cdef size_t _width
 
-    cdef int transfer(self, object addr, uint8_t *data, size_t size, bint write) except -1
+    cdef int transfer(self, uint64_t address, uint8_t *data, size_t size, bint write) except -1
     cdef int transfer_on(
         self, IoTables tables, uint64_t address, uint8_t *data, size_t size, size_t *done, bint write
     ) except -1 nogil

@@ -2,11 +2,12 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
+from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memmove
 
-from .access cimport address_of, aligned_piece, background_of, c_read, c_write, raise_unowned
+from .access cimport NOT_AN_INTEGER, address_of, aligned_piece, background_of, c_read, c_write, raise_unowned
 from .adapters cimport host_memory, is_memory, memory_behind
 from .buffers cimport plain_view
 from .memory cimport NO_MEMORY, RAM, ROM, HostMemory, MemoryKind
@@ -106,14 +107,16 @@ cdef object owner_of(IoTables tables, uint64_t address):
     return None
 
 
-cdef int check_within_space(object addr, object size) except -1:
-    first = operator.index(addr)
-    last_address = Space.MMIO.last_address
-    if first + size - 1 > last_address:
+cdef uint64_t size_of_transfer(uint64_t address, object size) except? NOT_AN_INTEGER:
+    """Return a size in bytes; `ValueError` if it is negative, `OverflowError` if it takes an address past the end."""
+    size = PyNumber_Index(size)
+    if size < 0:
+        raise ValueError(f"a size is not negative, as {size} is")
+    if size > 0 and size - 1 > <uint64_t>-1 - address:
         raise OverflowError(
-            f"{format_count(size, 'byte')} at {first:#x} run past the last MMIO address, {last_address:#x}"
+            f"{format_count(size, 'byte')} at {address:#x} run past the last MMIO address, {Space.MMIO.last_address:#x}"
         )
-    return 0
+    return size
 
 
 cdef class GuestMemory:
@@ -207,13 +210,9 @@ cdef class GuestMemory:
         Exception
             Whatever a device raises.
         """
-        cdef bytes data
-        size = operator.index(size)
-        if size < 0:
-            raise ValueError(f"a size is not negative, as {size} is")
-        check_within_space(addr, size)
-        data = PyBytes_FromStringAndSize(NULL, size)
-        self.transfer(addr, <uint8_t *>PyBytes_AS_STRING(data), len(data), False)
+        cdef uint64_t address = address_of(addr, MMIO)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, size_of_transfer(address, size))
+        self.transfer(address, <uint8_t *>PyBytes_AS_STRING(data), len(data), False)
         return data
 
     def read_into(self, addr, buffer):
@@ -239,14 +238,15 @@ cdef class GuestMemory:
         Exception
             Whatever a device raises.
         """
+        cdef uint64_t address
         cdef object view
         cdef Py_buffer *memory
         if memoryview(buffer).nbytes == 0:
             return
         view = plain_view(buffer, True, "a read")
         memory = PyMemoryView_GET_BUFFER(view)
-        check_within_space(addr, memory.len)
-        self.transfer(addr, <uint8_t *>memory.buf, memory.len, False)
+        address = address_of(addr, MMIO)
+        self.transfer(address, <uint8_t *>memory.buf, size_of_transfer(address, memory.len), False)
 
     def write(self, addr, data):
         """Write guest memory.
@@ -271,14 +271,15 @@ cdef class GuestMemory:
         Exception
             Whatever a device raises.
         """
+        cdef uint64_t address
         cdef object view
         cdef Py_buffer *memory
         if memoryview(data).nbytes == 0:
             return
         view = plain_view(data, False, "a write")
         memory = PyMemoryView_GET_BUFFER(view)
-        check_within_space(addr, memory.len)
-        self.transfer(addr, <uint8_t *>memory.buf, memory.len, True)
+        address = address_of(addr, MMIO)
+        self.transfer(address, <uint8_t *>memory.buf, size_of_transfer(address, memory.len), True)
 
     def view(self, addr, size):
         """Return a view of RAM: writes to it are seen by the guest at once, and the guest's writes in it.
@@ -311,20 +312,18 @@ cdef class GuestMemory:
         cdef uint64_t last
         cdef uint8_t *pointer
         cdef HostMemory memory
-        size = operator.index(size)
-        if size <= 0:
-            raise ValueError(f"a view takes at least 1 byte, not {size}")
-        check_within_space(addr, size)
+        cdef size_t offset, length = size_of_transfer(address, size)
+        if length == 0:
+            raise ValueError("a view takes at least 1 byte, not 0")
         if memory_at(tables, address, &pointer, &last) != RAM:
-            raise NotRamError(address, size, 0, owner_of(tables, address))
-        if size - 1 > last - address:
-            raise NotRamError(address, size, last - address + 1, owner_of(tables, last + 1))
+            raise NotRamError(address, length, 0, owner_of(tables, address))
+        if length - 1 > last - address:
+            raise NotRamError(address, length, last - address + 1, owner_of(tables, last + 1))
         memory = memory_behind(owner_of(tables, address))
         offset = pointer - memory._start
-        return memory.view[offset : offset + size]
+        return memoryview(memory)[offset : offset + length]
 
-    cdef int transfer(self, object addr, uint8_t *data, size_t size, bint write) except -1:
-        cdef uint64_t address = address_of(addr, MMIO)
+    cdef int transfer(self, uint64_t address, uint8_t *data, size_t size, bint write) except -1:
         cdef IoTables tables
         cdef size_t done = 0
         cdef int result

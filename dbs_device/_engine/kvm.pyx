@@ -22,12 +22,16 @@ from .kvm_abi cimport (
     KVM_EXIT_SYSTEM_EVENT,
     KVM_INTERRUPT,
     KVM_RUN,
+    dbs_coalesced_write,
+    dbs_fail_entry,
+    dbs_fail_entry_of,
     dbs_ring_item,
     dbs_ring_last,
     dbs_ring_length,
     dbs_ring_release,
+    dbs_system_event,
+    dbs_system_event_of,
     ioctl,
-    kvm_coalesced_mmio,
     kvm_coalesced_mmio_ring,
     kvm_interrupt,
     kvm_run,
@@ -333,17 +337,18 @@ cdef class Vcpu:
     def exit_details(self):
         """dict of str to int or tuple : what ``kvm_run`` says about FAIL_ENTRY, INTERNAL_ERROR and SYSTEM_EVENT."""
         cdef kvm_run *run = self.kvm_run
+        cdef const dbs_fail_entry *failure
+        cdef const dbs_system_event *event
         if run.exit_reason == KVM_EXIT_FAIL_ENTRY:
-            return {
-                "hardware_entry_failure_reason": run.fail_entry.hardware_entry_failure_reason,
-                "cpu": run.fail_entry.cpu,
-            }
+            failure = dbs_fail_entry_of(run)
+            return {"hardware_entry_failure_reason": failure.hardware_entry_failure_reason, "cpu": failure.cpu}
         if run.exit_reason == KVM_EXIT_INTERNAL_ERROR:
             data = tuple(run.internal.data[index] for index in range(min(run.internal.ndata, 16)))
             return {"suberror": run.internal.suberror, "data": data}
         if run.exit_reason == KVM_EXIT_SYSTEM_EVENT:
-            data = tuple(run.system_event.data[index] for index in range(min(run.system_event.ndata, 16)))
-            return {"type": run.system_event.type, "data": data}
+            event = dbs_system_event_of(run)
+            data = tuple(event.data[index] for index in range(min(event.ndata, 16)))
+            return {"type": event.type, "data": data}
         return {}
 
     def __repr__(self):
@@ -398,7 +403,7 @@ cdef class Vcpu:
             elif errno == EINTR or errno == EAGAIN:  # EAGAIN: a secondary processor that waits for its start
                 self.interruptions += 1
                 self.drain_under_lock()
-                # This order: what comes behind the first line sets it again, and what came before it is seen behind.
+                # In this order: a request that comes after this line sets it again, an earlier one is seen below.
                 dbs_set_immediate_exit(self.kvm_run, 0)
                 self.check_signals()
                 if dbs_flag_exchange(&self.kicked, 0) != 0:
@@ -570,7 +575,7 @@ cdef class Vcpu:
     cdef int drain(self) except -1 nogil:
         """Make the writes that are in the ring."""
         cdef kvm_coalesced_mmio_ring *ring = self.ring
-        cdef kvm_coalesced_mmio write
+        cdef dbs_coalesced_write write
         cdef uint32_t first = ring.first
         while first != dbs_ring_last(ring):
             write = dbs_ring_item(ring, first)[0]

@@ -5,14 +5,26 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "<linux/kvm.h>" nogil:
     """
+    #include <stdint.h>
     #include <sys/ioctl.h>
+
+    /* As newer kernels have them. Older headers lack some of the members, and older kernels leave them zero. */
+    typedef struct { uint64_t hardware_entry_failure_reason; uint32_t cpu; } dbs_fail_entry;
+    typedef struct { uint32_t type, ndata; uint64_t data[16]; } dbs_system_event;
+    typedef struct { uint64_t phys_addr; uint32_t len, pio; uint8_t data[8]; } dbs_coalesced_write;
+    typedef struct { uint64_t addr; uint32_t size, pio; } dbs_coalescing_zone;
+    _Static_assert(sizeof(dbs_coalesced_write) == sizeof(struct kvm_coalesced_mmio), "linux/kvm.h");
+    _Static_assert(sizeof(dbs_coalescing_zone) == sizeof(struct kvm_coalesced_mmio_zone), "linux/kvm.h");
+
+    #define dbs_fail_entry_of(run) ((const dbs_fail_entry *)&(run)->fail_entry)
+    #define dbs_system_event_of(run) ((const dbs_system_event *)&(run)->system_event)
 
     #define dbs_ring_last(ring) __atomic_load_n(&(ring)->last, __ATOMIC_ACQUIRE)
     #define dbs_ring_release(ring, value) __atomic_store_n(&(ring)->first, value, __ATOMIC_RELEASE)
     #define dbs_ring_item(ring, index) \\
-        ((const struct kvm_coalesced_mmio *)((const char *)(ring) + sizeof(struct kvm_coalesced_mmio_ring)) + (index))
+        ((const dbs_coalesced_write *)((const char *)(ring) + sizeof(struct kvm_coalesced_mmio_ring)) + (index))
     #define dbs_ring_length(page) \\
-        (((page) - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
+        (((page) - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(dbs_coalesced_write))
     """
     ctypedef struct kvm_run_io:
         uint8_t direction
@@ -25,14 +37,14 @@ cdef extern from "<linux/kvm.h>" nogil:
         uint8_t data[8]
         uint32_t len
         uint8_t is_write
-    ctypedef struct kvm_run_fail_entry:
+    ctypedef struct dbs_fail_entry:
         uint64_t hardware_entry_failure_reason
         uint32_t cpu
     ctypedef struct kvm_run_internal:
         uint32_t suberror
         uint32_t ndata
         uint64_t data[16]
-    ctypedef struct kvm_run_system_event:
+    ctypedef struct dbs_system_event:
         uint32_t type
         uint32_t ndata
         uint64_t data[16]
@@ -44,11 +56,11 @@ cdef extern from "<linux/kvm.h>" nogil:
         uint8_t if_flag
         kvm_run_io io
         kvm_run_mmio mmio
-        kvm_run_fail_entry fail_entry
         kvm_run_internal internal
-        kvm_run_system_event system_event
+    const dbs_fail_entry *dbs_fail_entry_of(kvm_run *run)
+    const dbs_system_event *dbs_system_event_of(kvm_run *run)
 
-    cdef struct kvm_coalesced_mmio:
+    ctypedef struct dbs_coalesced_write:
         uint64_t phys_addr
         uint32_t len
         uint32_t pio
@@ -58,7 +70,7 @@ cdef extern from "<linux/kvm.h>" nogil:
         uint32_t last
     uint32_t dbs_ring_last(kvm_coalesced_mmio_ring *ring)
     void dbs_ring_release(kvm_coalesced_mmio_ring *ring, uint32_t first)
-    const kvm_coalesced_mmio *dbs_ring_item(kvm_coalesced_mmio_ring *ring, uint32_t index)
+    const dbs_coalesced_write *dbs_ring_item(kvm_coalesced_mmio_ring *ring, uint32_t index)
     uint32_t dbs_ring_length(size_t page_size)
 
     cdef struct kvm_interrupt:
@@ -82,7 +94,7 @@ cdef extern from "<linux/kvm.h>" nogil:
         uint32_t len
         int fd
         uint32_t flags
-    cdef struct kvm_coalesced_mmio_zone:
+    ctypedef struct dbs_coalescing_zone:
         uint64_t addr
         uint32_t size
         uint32_t pio

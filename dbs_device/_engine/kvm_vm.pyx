@@ -16,8 +16,8 @@ from .kvm_abi cimport (
     KVM_REGISTER_COALESCED_MMIO,
     KVM_SET_USER_MEMORY_REGION,
     KVM_UNREGISTER_COALESCED_MMIO,
+    dbs_coalescing_zone,
     ioctl,
-    kvm_coalesced_mmio_zone,
     kvm_ioeventfd,
     kvm_irq_level,
     kvm_irqfd,
@@ -81,7 +81,7 @@ def set_ioeventfd(int vm, space, uint64_t address, uint32_t size, value, int eve
 
 def set_coalescing(int vm, space, uint64_t address, uint32_t size, bint coalesce):
     """Have writes to a range wait in the ring, or no longer."""
-    cdef kvm_coalesced_mmio_zone zone
+    cdef dbs_coalescing_zone zone
     memset(&zone, 0, sizeof(zone))
     zone.addr, zone.size, zone.pio = address, size, space == PIO
     check(ioctl(vm, KVM_REGISTER_COALESCED_MMIO if coalesce else KVM_UNREGISTER_COALESCED_MMIO, &zone))

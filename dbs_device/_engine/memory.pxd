@@ -12,6 +12,7 @@ cdef class HostMemory(NativeDevice):
     cdef bint _readonly
 
     cdef int hold(self, object contents, bint writable) except -1
+    cdef bytes contents_of(self, object state)
 
 
 cdef class Ram(HostMemory):

@@ -160,6 +160,10 @@ cdef class HostMemory(NativeDevice):
         """Return the contents, as ``{"contents": bytes}``."""
         return {"contents": bytes(self)}
 
+    def check_state(self, state):
+        """Raise `StateError` for a state that `load_state` refuses; change nothing."""
+        self.contents_of(state)
+
     def load_state(self, state):
         """Take over contents that `save_state` has returned.
 
@@ -173,6 +177,11 @@ cdef class HostMemory(NativeDevice):
         StateError
             The state is not of such a memory, or the memory is read-only and holds other bytes. Nothing is changed.
         """
+        cdef bytes contents = self.contents_of(state)
+        if not self._readonly:
+            copy_to_memory(self._start, contents, self._size)
+
+    cdef bytes contents_of(self, object state):
         try:
             contents = bytes(memoryview(state["contents"]))
         except (KeyError, TypeError, IndexError):
@@ -181,10 +190,9 @@ cdef class HostMemory(NativeDevice):
             raise StateError(
                 f"the state has {format_count(len(contents), 'byte')}, {describe_device(self)} has {self._size}"
             )
-        if not self._readonly:
-            copy_to_memory(self._start, contents, self._size)
-        elif contents != memoryview(self):
+        if self._readonly and contents != memoryview(self):
             raise StateError(f"the state has other contents than {describe_device(self)}, which is read-only")
+        return contents
 
     def __repr__(self):
         return f"<{type(self).__name__}: {format_bytes(self._size)}>"

@@ -212,6 +212,13 @@ cdef extern from * nogil:
         }
     }
 
+    /* Have the compiler rely on a condition: it is undefined behaviour if that does not hold. */
+    static inline void dbs_rely_on(int condition) {
+        if (!condition) {
+            __builtin_unreachable();
+        }
+    }
+
     static inline void dbs_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
     #endif
     """
@@ -243,6 +250,7 @@ cdef extern from * nogil:
     void dbs_spinlock_acquire(dbs_spinlock *lock, uint32_t forks) noexcept
     void dbs_spinlock_release(dbs_spinlock *lock) noexcept
 
+    void dbs_rely_on(bint condition) noexcept
     uint64_t dbs_integer_of_bytes(const uint8_t *data, size_t size, bint big_endian) noexcept
     void dbs_bytes_of_integer(uint64_t value, size_t size, bint big_endian, uint8_t *data) noexcept
 

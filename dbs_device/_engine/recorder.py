@@ -63,7 +63,7 @@ class TraceRecorder(AccessLog):
 
     @property
     def trace(self) -> Trace:
-        """A copy of the records, with the manager's current ranges, named by the types of their devices."""
+        """A copy of the records, with the manager's current ranges by their devices' names, or else types."""
         rows, long_values = self._snapshot()
         accesses = rows.view(ACCESS_DTYPE)
         is_long = accesses["size"] > LONGEST_IN_ROW

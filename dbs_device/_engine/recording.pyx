@@ -72,14 +72,15 @@ cdef class AccessLog:
         dbs_hint_store(&self._enabled, bool(value))
 
     def __len__(self):
-        dbs_spinlock_acquire(&self._lock, fork_count)
-        cdef size_t count = self.count()
-        dbs_spinlock_release(&self._lock)
-        return count
+        return self.count()
 
     cdef size_t count(self) noexcept nogil:
-        """Return the number of rows; the caller holds the lock."""
-        return FIRST_BLOCK * ((<size_t>1 << self._block_count) - 1) - <size_t>(self._end - self._next)
+        """Return the number of rows."""
+        cdef size_t count
+        dbs_spinlock_acquire(&self._lock, fork_count)
+        count = FIRST_BLOCK * ((<size_t>1 << self._block_count) - 1) - <size_t>(self._end - self._next)
+        dbs_spinlock_release(&self._lock)
+        return count
 
     cdef int add_row(self, SpaceId space, bint write, uint64_t address, uint64_t size, uint64_t value) except -1 nogil:
         cdef Row *row
@@ -150,17 +151,15 @@ cdef class AccessLog:
 
     def _snapshot(self):
         """Return a copy of the rows, as an array of bytes, and the long values, to which more may be appended."""
-        cdef size_t count, copied
+        cdef size_t count = self.count()
+        cdef size_t copied
         cdef uint8_t[::1] rows
-        count = len(self)
         array = np.empty(count * sizeof(Row), np.uint8)  # this may run Python code, which may clear
         if count == 0:
             return array, []
         rows = array
         with cython.critical_section(self):
-            dbs_spinlock_acquire(&self._lock, fork_count)
             copied = min(count, self.count())
-            dbs_spinlock_release(&self._lock)
             self.copy_rows(<Row *>&rows[0], copied)
             long_values = self._long_values
         return array[: copied * sizeof(Row)], long_values

@@ -3,7 +3,10 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.long cimport PyLong_FromSize_t
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 
@@ -93,14 +96,14 @@ cdef class Replay:
     cdef size_t long_size
     cdef const uint8_t[::1] rows_owner
     cdef const uint8_t[::1] compared_owner
-    cdef uint64_t[::1] differing_owner
+    cdef size_t[::1] differing_owner
     cdef const Row *rows
     cdef const uint8_t *compared
     cdef size_t count
     cdef readonly size_t done
     cdef readonly size_t reads_compared
     cdef readonly object actual
-    cdef uint64_t *differing  # room for as many as are compared
+    cdef size_t *differing  # room for as many as are compared
     cdef size_t difference_count
     cdef Access access  # the last one, with the value in the trace
     cdef uint64_t value  # what the last one has read or written
@@ -115,7 +118,7 @@ cdef class Replay:
         self.long_size = <size_t>PyBytes_GET_SIZE(long_values)
         self.rows_owner = rows
         self.compared_owner = compared
-        self.differing_owner = np.empty(np.count_nonzero(compared), np.uint64)
+        self.differing_owner = np.empty(np.count_nonzero(compared), np.uintp)
         self.count = <size_t>self.compared_owner.shape[0]
         if <size_t>self.rows_owner.shape[0] != self.count * sizeof(Row):
             raise ValueError(f"{self.rows_owner.shape[0]} bytes are not {self.count} accesses")
@@ -129,8 +132,14 @@ cdef class Replay:
         free(self.memory)
 
     def differences(self):
-        """Return the indices of the reads that differed, as a list."""
-        return np.asarray(self.differing_owner)[: self.difference_count].tolist()
+        """Return the indices of the reads that differed, as a tuple."""
+        cdef tuple indices = PyTuple_New(<Py_ssize_t>self.difference_count)
+        cdef Py_ssize_t place
+        for place in range(<Py_ssize_t>self.difference_count):
+            index = PyLong_FromSize_t(self.differing[place])
+            Py_INCREF(index)  # the tuple takes one reference
+            PyTuple_SET_ITEM(indices, place, index)
+        return indices
 
     def run(self, bint stop_at_first):
         """Make the accesses.

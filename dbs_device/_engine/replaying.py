@@ -124,6 +124,8 @@ def replay(
         No device owns an address, and the manager has no `open_bus`.
     OverflowError
         A number in `ignore` is not 0..2**64 - 1.
+    RuntimeError
+        A device, or another thread, has changed the trace to one with an access that cannot be.
     TypeError
         An item of `ignore` is neither a name nor a (space, base, last) tuple.
     ValueError
@@ -138,10 +140,11 @@ def replay(
     except Exception as error:
         _, space, write, addr, size, _ = trace.accesses[run.done].item()
         topic = "in the replay of access"
-        access = f"a {'write' if write else 'read'} of {format_count(size, 'byte')} at {Space(space)} {addr:#x}"
+        name = "MMIO" if space else "PIO"  # not by `Space`: the trace may have been changed to an impossible one
+        access = f"a {'write' if write else 'read'} of {format_count(size, 'byte')} at {name} {addr:#x}"
         add_note(error, f"{topic} {run.done}: {access}", topic)
         raise
-    differing = tuple(run.differences())
+    differing = run.differences()
     first = None
     if run.actual is not None:
         _, space, _, addr, size, expected = trace[differing[0]]
@@ -172,9 +175,9 @@ class _ReplayByCalls:
         self.actual: int | None = None
         self.differing: list[int] = []
 
-    def differences(self) -> list[int]:
+    def differences(self) -> tuple[int, ...]:
         """Return the indices of the reads that differed."""
-        return self.differing
+        return tuple(self.differing)
 
     def run(self, stop_at_first: bool) -> None:
         """Make the accesses."""

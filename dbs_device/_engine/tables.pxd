@@ -62,6 +62,11 @@ cdef struct Ranges:
     dbs_hint hints[1 << HINT_BITS]
 
 
+cdef inline int hint_shift_of(SpaceId space) noexcept nogil:
+    """Return the `hint_shift` of all tables of a space: addresses in the same 256 bytes, or 4 ports, share a hint."""
+    return 2 if space == PIO else 8
+
+
 cdef inline size_t last_base_at_or_below(const Ranges *ranges, uint64_t address) noexcept nogil:
     """Return the index of the last base that is not above `address`, or 0 if all are; `bases` has at least one item.
 
@@ -161,6 +166,7 @@ cdef class RangeEntry:
     cdef ReentrantLock lock
     # A native device that is called in place of the device, for as long as its accesses are counted, else None.
     cdef NativeDevice interposed
+    cdef bint is_behind_adapter  # the access that an exception gets a note of is that of the adapter
 
 
 @cython.final

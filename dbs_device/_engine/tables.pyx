@@ -219,6 +219,7 @@ cdef RangeEntry entry_at(RangeEntry entry, uint64_t base):
     copy.has_read, copy.has_write = entry.has_read, entry.has_write
     copy.has_load, copy.has_store = entry.has_load, entry.has_store
     copy.lock = entry.lock
+    copy.is_behind_adapter = entry.is_behind_adapter
     return copy
 
 
@@ -299,7 +300,7 @@ cdef RangeTable new_table(SpaceId space, size_t count, bytes bases, bytes lasts,
     table.ranges.slots = <const Slot *>PyBytes_AS_STRING(slots)
     table.ranges.count = count
     table.ranges.space = space
-    table.ranges.hint_shift = 2 if space == PIO else 8
+    table.ranges.hint_shift = hint_shift_of(space)
     return table
 
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsIndex, final
+from typing import Any, Self, SupportsIndex, final
 
 from .._bus import IoManager
 from .address_map import MappedMemory
@@ -9,8 +9,8 @@ __all__ = ["GuestBus", "Window"]
 
 @final
 class GuestBus:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         manager: IoManager,
         uc_address: SupportsIndex,
         functions: Mapping[str, int],
@@ -22,7 +22,7 @@ class GuestBus:
         log_is_big_endian: bool,
         record: Callable[[bool, bool, int, int, int], object] | None,
         unmapped: Callable[[bool, int], BaseException],
-    ) -> None: ...
+    ) -> Self: ...
     def hooks(self) -> dict[str, tuple[int, int]]: ...
     @property
     def is_inside(self) -> bool: ...

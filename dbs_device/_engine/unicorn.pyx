@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
 from .access cimport is_integer_size, load_by, raise_unowned, ranges_of, store_by, wrong_size_raised
 from .entry_points cimport exception_is_set, report_unraisable
-from .platform cimport dbs_bytes_of_integer, dbs_generation_load, dbs_integer_of_bytes
+from .platform cimport dbs_bytes_of_integer, dbs_generation_load, dbs_integer_of_bytes, dbs_rely_on
 from .recording cimport AccessLog, append
 from .tables cimport (
     MMIO,
@@ -19,6 +19,7 @@ from .tables cimport (
     SpaceId,
     current_tables,
     find_range,
+    hint_shift_of,
     last_base_at_or_below,
     published_tables_of,
     with_byte_order,
@@ -187,7 +188,7 @@ cdef class GuestBus:
     cdef bint swaps_for_log
     cdef object record
 
-    def __init__(
+    def __cinit__(
         self,
         manager,
         uintptr_t uc_address,
@@ -493,6 +494,8 @@ cdef inline uint64_t make_access(
     cdef PyObject *tables = <PyObject *>bus.held
     cdef Ranges *ranges = bus.mmio if space == MMIO else bus.pio
     cdef int result
+    # So that the look-up need not wait for the table to tell. All tables of a space are made with it, by `new_table`.
+    dbs_rely_on(ranges.hint_shift == hint_shift_of(space))
     entry.inside += 1
     if not is_integer_size(size, space):
         result = wrong_size_raised(size, space)
