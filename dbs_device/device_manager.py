@@ -14,7 +14,6 @@ what is undone is what was recorded.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 from ._bus import IoManager
 from ._engine.adapters import is_memory
 from ._engine.address_map import trapped_ranges
+from ._engine.lock import ReentrantLock
 from ._engine.transactions import Transaction
 from .context import DeviceManagerContext, IoManagerContext
 from .device import DeviceIo, DeviceIoMut, Mutex
@@ -143,7 +143,7 @@ class DeviceManager(Mapping[str, DeviceIo]):
         self.io_context = io_context
         self.resource_manager = resource_manager
         # Guards the two dicts; not held while anything else is called.
-        self._lock = threading.Lock()
+        self._lock = ReentrantLock()
         self._entries: dict[str, _Entry] = {}  # replaced, never changed: readers need no lock
         self._busy: dict[str, _Entry] = {}  # being added or removed
 
@@ -193,11 +193,8 @@ class DeviceManager(Mapping[str, DeviceIo]):
             raise TypeError(f"a device's name must be a str, not {type(name).__name__}")
         _check_managed(device)
         entry = _Entry(device)
-        is_added = False
         try:
-            with self._lock:
-                self._check_is_new(name, device)
-                self._busy[name] = entry
+            self._lock.call(self._begin_adding, name, entry)
             with _inner(device) as inner:
                 constraints = list(inner.get_resource_constraints())
                 has_release = hasattr(inner, "release_resources")
@@ -209,12 +206,9 @@ class DeviceManager(Mapping[str, DeviceIo]):
             self._register(name, device, trapped)
             entry.trapped = trapped
             result = DeviceResources(entry.resources)
-            with self._lock:
-                self._entries = {**self._entries, name: entry}
-                del self._busy[name]
-                is_added = True
+            self._lock.call(self._end_busy, name, entry)
         except BaseException as failure:
-            if not is_added:
+            if self._entries.get(name) is not entry:
                 self._undo_adding(name, entry, failure)
             raise
         return result
@@ -256,18 +250,14 @@ class DeviceManager(Mapping[str, DeviceIo]):
         A device that has moved its own ranges (as a PCI device does when the guest writes a base address register) is
         unregistered from the ranges that its `get_trapped_io_resources` returns.
         """
-        entry: _Entry | None = None
+        taken: list[_Entry] = []
         try:
-            with self._lock:
-                removed = self._entry(name)
-                others = {other: each for other, each in self._entries.items() if other != name}
-                self._entries, self._busy[name], entry = others, removed, removed
+            self._lock.call(self._begin_removing, name, taken)
+            [entry] = taken
             self._unregister(name, entry)
         except BaseException:
-            if entry is not None:
-                with self._lock:
-                    self._entries = {**self._entries, name: entry}
-                    del self._busy[name]
+            if taken:
+                self._lock.call(self._end_busy, name, taken[0])
             raise
         try:
             if entry.must_release:
@@ -456,6 +446,24 @@ class DeviceManager(Mapping[str, DeviceIo]):
                 if undo is not None:
                     _attempt(lambda: self._transact(undo), failure)
             raise
+
+    # -- with the lock held: an interrupt comes after a call or a loop, not between two assignments
+
+    def _begin_adding(self, name: str, entry: _Entry) -> None:
+        self._check_is_new(name, entry.device)
+        self._busy[name] = entry
+
+    def _begin_removing(self, name: str, taken: list[_Entry]) -> None:
+        """Take a device out of the managed ones; it is then in `taken`."""
+        entry = self._entry(name)
+        others = {other: each for other, each in self._entries.items() if other != name}
+        self._entries, self._busy[name] = others, entry
+        taken.append(entry)
+
+    def _end_busy(self, name: str, entry: _Entry) -> None:
+        """Manage a device that was being added or removed."""
+        self._entries = {**self._entries, name: entry}
+        del self._busy[name]
 
     # -- the resources
 

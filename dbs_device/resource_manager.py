@@ -15,10 +15,10 @@ KVM memory slots   0..508
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex, TypeAlias
 
+from ._engine.lock import ReentrantLock
 from ._engine.pool import RangePool
 from ._engine.records import NUMBER, PAGE_SIZE
 from .address import Space
@@ -127,7 +127,7 @@ class ResourceManager:
                 raise InvalidRangeError(
                     f"legacy_irq: range {first}..{last} contains the shared interrupt {self._shared_irq}"
                 )
-        self._lock = threading.Lock()
+        self._lock = ReentrantLock()
 
     def allocate_device_resources(
         self, constraints: Iterable[ResourceConstraint], shared_irq: bool = False
@@ -163,19 +163,11 @@ class ResourceManager:
         resources = DeviceResources()
         claims: list[_Claim] = []
         try:
-            with self._lock:
-                try:
-                    for constraint in requests:
-                        for resource in self._allocate(constraint, shared_irq, claims):
-                            resources.append(resource)
-                except BaseException:
-                    self._unclaim(claims)
-                    raise
+            self._lock.call(self._allocate_all, requests, shared_irq, claims, resources)
             return resources
         except BaseException:  # a signal handler's, as the lock was released
             if claims:
-                with self._lock:
-                    self._unclaim(claims)
+                self._lock.call(self._unclaim, claims)
             raise
 
     def free_device_resources(self, resources: Iterable[Resource]) -> None:
@@ -193,17 +185,9 @@ class ResourceManager:
         TypeError
             An item is not a `Resource`.
         """
-        allocated = [each for each in DeviceResources(resources) if not isinstance(each, MacAddress)]
-        freed = []
-        with self._lock:
-            try:
-                for resource in allocated:
-                    self._free(resource)
-                    freed.append(resource)
-            except BaseException:
-                for resource in freed:
-                    self._undo_free(resource)
-                raise
+        self._lock.call(
+            self._free_all, [each for each in DeviceResources(resources) if not isinstance(each, MacAddress)]
+        )
 
     def allocate_pio_address(self, size: int, range: tuple[int, int] | None = None, align: int = 1) -> int:
         """Allocate `size` ports and return the first.
@@ -470,21 +454,46 @@ class ResourceManager:
         """
         if pool not in self._pools:
             raise ValueError(f"no pool is named {pool!r}; the pools are {', '.join(self._pools)}")
-        with self._lock:
-            return list(self._pools[pool])
+        return self._lock.call(list, self._pools[pool])
 
     def __repr__(self) -> str:
-        with self._lock:
-            pools = [
-                f"{name}: {pool.allocations} allocated, free: {pool.describe_free()}"
-                for name, pool in self._pools.items()
-            ]
-            shared = (
-                ""
-                if self._shared_irq is None
-                else f"; shared irq {self._shared_irq}: {format_count(self._shared_irq_users, 'user')}"
-            )
-        return f"<{type(self).__name__} {'; '.join(pools)}{shared}>"
+        return f"<{type(self).__name__} {self._lock.call(self._describe)}>"
+
+    # -- with the lock held
+
+    def _describe(self) -> str:
+        pools = [
+            f"{name}: {pool.allocations} allocated, free: {pool.describe_free()}" for name, pool in self._pools.items()
+        ]
+        if self._shared_irq is not None:
+            pools.append(f"shared irq {self._shared_irq}: {format_count(self._shared_irq_users, 'user')}")
+        return "; ".join(pools)
+
+    def _allocate_all(
+        self,
+        requests: list[ResourceConstraint],
+        shared_irq: bool,
+        claims: list[_Claim],
+        resources: DeviceResources,
+    ) -> None:
+        try:
+            for constraint in requests:
+                for resource in self._allocate(constraint, shared_irq, claims):
+                    resources.append(resource)
+        except BaseException:
+            self._unclaim(claims)
+            raise
+
+    def _free_all(self, resources: list[Resource]) -> None:
+        freed = []
+        try:
+            for resource in resources:
+                self._free(resource)
+                freed.append(resource)
+        except BaseException:
+            for resource in freed:
+                self._undo_free(resource)
+            raise
 
     def _allocate_one(self, constraint: ResourceConstraint, shared_irq: bool = False) -> int:
         [resource] = self.allocate_device_resources([constraint], shared_irq)

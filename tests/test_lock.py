@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from helpers import check_in_child
@@ -129,3 +130,41 @@ def test_a_child_process_still_holds_what_its_thread_held():
     lock = ReentrantLock()
     with lock:
         check_in_child(lock.release)
+
+
+def test_a_call_holds_the_lock_and_returns_or_raises_what_the_function_does():
+    lock, free = ReentrantLock(), []
+
+    def check(*arguments):
+        other = threading.Thread(target=lambda: free.append(lock.__enter__().release()))
+        other.start()
+        other.join(0.03)
+        assert not free
+        if not arguments:
+            raise LookupError
+        return arguments
+
+    assert lock.call(check, 1, 2) == (1, 2)
+    with pytest.raises(LookupError):
+        lock.call(check)
+    in_thread(lambda: lock.__enter__().release())
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no interval timers")
+def test_a_signal_handler_that_raises_in_a_call_leaves_the_lock_free():
+    lock = ReentrantLock()
+
+    def interrupt(number, frame):
+        raise InterruptedError
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for delay in range(1, 200):
+            with suppress(InterruptedError):
+                signal.setitimer(signal.ITIMER_REAL, delay * 1e-6)
+                while True:
+                    lock.call(lambda: None)
+            in_thread(lambda: lock.__enter__().release())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -38,6 +38,10 @@ from .address_map import MappedMemory
 __all__ = ["GuestMemory", "memory_of"]
 
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+
 cdef MemoryKind memory_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil:
     """Find the host's memory behind an address, and the last address up to which it is in one piece."""
     cdef Ranges *ranges = &tables.mmio.ranges
@@ -202,7 +206,7 @@ cdef class GuestMemory:
         NoDeviceError
             No range owns a part of it.
         OverflowError
-            It is not within 0..2**64 - 1.
+            It is not within 0..2**64 - 1, or larger than bytes can be.
         TypeError
             An argument is not an integer.
         ValueError
@@ -211,7 +215,11 @@ cdef class GuestMemory:
             Whatever a device raises.
         """
         cdef uint64_t address = address_of(addr, MMIO)
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, size_of_transfer(address, size))
+        cdef uint64_t bytes_ = size_of_transfer(address, size)
+        cdef bytes data
+        if bytes_ > <uint64_t>PY_SSIZE_T_MAX:
+            raise OverflowError(f"{format_count(bytes_, 'byte')} do not fit a bytes object")
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>bytes_)
         self.transfer(address, <uint8_t *>PyBytes_AS_STRING(data), len(data), False)
         return data
 

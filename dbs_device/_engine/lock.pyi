@@ -1,5 +1,9 @@
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeVar, TypeVarTuple, final
+
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
 
 __all__ = ["ReentrantLock"]
 
@@ -9,6 +13,7 @@ def count_fork() -> None: ...
 class ReentrantLock:
     def acquire(self) -> None: ...
     def release(self) -> None: ...
+    def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

@@ -111,6 +111,18 @@ cdef class ReentrantLock:
         """
         self.unlock()
 
+    def call(self, function, *arguments):
+        """Call a function with the lock held, and return its result.
+
+        A signal handler that raises leaves the lock free. In a `with` block it may not: CPython 3.13 and later run
+        handlers after the call of ``__enter__``, before the block is entered. Compiled code runs none.
+        """
+        self.lock()
+        try:
+            return function(*arguments)
+        finally:
+            self.unlock()
+
     def __enter__(self):
         self.lock()
         return self
