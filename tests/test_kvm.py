@@ -697,6 +697,8 @@ class TestArguments:
                 Vcpu(processor.fd, bytearray(16), machine.manager)
             with pytest.raises(ValueError, match="the kvm_run mapping has"):
                 Vcpu(processor.fd, run, machine.manager, coalesced_ring=1000)
+            with pytest.raises(ValueError, match="the kvm_run mapping has"):
+                Vcpu(processor.fd, run, machine.manager, coalesced_ring=2**64 - 1)
             with pytest.raises(BufferError):
                 Vcpu(processor.fd, bytes(mmap.PAGESIZE), machine.manager)
             with pytest.raises(TypeError, match="acknowledge is called"):
