@@ -10,7 +10,14 @@ from random import SystemRandom
 import pytest
 from fuzz import harness, memory, registers
 
-OPERATIONS = {"registers": 500_000, "memory": 20_000}  # of others, 2000
+OPERATIONS = {
+    "bus": 3000,
+    "registers": 500_000,
+    "memory": 20_000,
+    "files": 400,
+    "threads": 4000,
+    "virtqueues": 20_000,
+}
 
 
 @pytest.mark.parametrize("target", harness.TARGETS)
@@ -19,7 +26,7 @@ def test_random_use_agrees_with_the_model(target):
         pytest.skip("no C compiler")
     seed = SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    harness.fuzz(target, seed, operations=OPERATIONS.get(target, 2000))
+    harness.fuzz(target, seed, operations=OPERATIONS[target])
 
 
 def run(*options):

@@ -1,5 +1,6 @@
 """The memory of the guest as a device that masters the bus sees it (DMA), and where it is in the host."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.number cimport PyNumber_Index
@@ -123,6 +124,7 @@ cdef uint64_t size_of_transfer(uint64_t address, object size) except? NOT_AN_INT
     return size
 
 
+@cython.no_gc_clear  # `_published` is read without a check; what it publishes is cleared in its place
 cdef class GuestMemory:
     """The guest's memory, as a device uses it for DMA.
 

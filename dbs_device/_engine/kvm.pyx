@@ -124,6 +124,7 @@ cdef int take_signals() except -1:
 
 
 @cython.final
+@cython.no_gc_clear  # `published` is read without a check; what it publishes is cleared in its place
 cdef class Vcpu:
     """A vCPU whose I/O and MMIO exits are served from a manager's devices.
 

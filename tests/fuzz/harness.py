@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TARGETS = ("bus", "registers", "memory")
+TARGETS = ("bus", "registers", "memory", "files", "threads", "virtqueues")
 LAST_OPERATIONS = 12  # that a finding shows
 STEPS = 200  # of a case
 
