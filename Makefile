@@ -9,7 +9,7 @@ SET_UP = @$(PYTHON) tools/bootstrap.py $(VENV)
 STUBBED := $(subst /,.,$(basename $(wildcard dbs_device/*.pyi dbs_device/_engine/*.pyi)))
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint docs coverage tsan \
+.PHONY: help set-up set-up-bench demo pc virt riscv riscv-core riscv-guest test test-fast lint docs coverage fuzz sanitize tsan \
 	annotate bench bench-check wheels index release clean
 
 help: ## list what can be made
@@ -70,6 +70,13 @@ docs: set-up ## build the documentation site, docs/_build/html
 
 coverage: set-up ## measure what the tests reach, the compiled modules included
 	@$(BIN)/python tools/coverage.py
+
+fuzz: set-up ## use the package at random, beside models of it (SECONDS=60; SEED=n; TARGETS="bus files", ...; CASE=n)
+	@$(BIN)/python tests/fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TARGETS),--targets $(TARGETS)) $(if $(CASE),--case $(CASE))
+
+sanitize: set-up ## run the fast tests and the fuzzer with AddressSanitizer and UBSan (SECONDS=60, of fuzzing)
+	@$(BIN)/python tests/sanitize/asan.py --seconds $(or $(SECONDS),60)
 
 tsan: set-up ## look for data races with ThreadSanitizer, in C dispatch while the map changes
 	@$(BIN)/python tests/sanitize/tsan.py

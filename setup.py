@@ -13,7 +13,7 @@ from setuptools.modified import newer
 
 # Line tracing for coverage of the .pyx files: see "Coverage" in docs/development.md.
 TRACE = os.environ.get("DBS_DEVICE_LINETRACE") == "1"
-# "thread" and other values of the compiler's option -fsanitize: see `make tsan`.
+# "thread" and other values of the compiler's option -fsanitize: see `make tsan` and `make sanitize`.
 SANITIZE = os.environ.get("DBS_DEVICE_SANITIZE", "")
 # `make annotate`: pages that show what Cython made of each line.
 ANNOTATE = os.environ.get("DBS_DEVICE_ANNOTATE") == "1"
@@ -33,6 +33,8 @@ compile_args = (
 link_args = []
 if SANITIZE:
     compile_args += ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    if "undefined" in SANITIZE:
+        compile_args += ["-fno-sanitize-recover=undefined"]  # the first report is the last
     link_args += [f"-fsanitize={SANITIZE}"]
 # An access from C is one path of inline functions, which a compiler would cut in pieces where its limits say. Most of
 # those in `access` serve callers in Python, and there its own choice is better.

@@ -33,11 +33,12 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
-from ._engine.state_file import DEEPEST, read_state_file, write_state_file
 from .device import Mutex
 from .errors import StateError, add_note
 
 __all__ = ["AttributeState", "DeviceState", "MachineState", "StateError", "Stateful"]
+
+DEEPEST = 32  # nesting of lists and dicts in the state of a device
 
 
 @runtime_checkable
@@ -226,6 +227,8 @@ class MachineState(Mapping[str, DeviceState]):
             parts[name] = {"type": part.type, "version": part.version, "state": part.state}
             if part.resources or part.ranges:
                 parts[name] |= {"resources": list(part.resources), "ranges": list(part.ranges)}
+        from ._engine.state_file import write_state_file  # here, as in `load`: few programs use either
+
         write_state_file(path, parts)
 
     @classmethod
@@ -247,8 +250,10 @@ class MachineState(Mapping[str, DeviceState]):
         OSError
             The file cannot be opened.
         """
+        from ._engine.state_file import read_state_file
+
         try:
-            parts = read_state_file(path, max_size)
+            parts = read_state_file(path, max_size, DEEPEST)
             return cls({name: _device_state(name, part) for name, part in parts.items()})
         except ValueError as error:
             raise StateError(f"{os.fspath(path)}: {error}") from error

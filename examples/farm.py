@@ -1,7 +1,7 @@
 """Replay many traces at once: on this machine's processors, or on a cluster of Dask.
 
     python -m examples.farm                    one process for each processor
-    python -m examples.farm --on dask          the same on Dask's LocalCluster (pip install 'dbs-device[examples]')
+    python -m examples.farm --on dask          the same on Dask's LocalCluster (pip install 'dbs-device[farm]')
     python -m examples.farm --poison           with a damaged file, and a trace that kills its process
     python -m examples.farm boot*.npz          your own traces
 

@@ -183,6 +183,16 @@ def test_a_manager_may_pass_what_leaves_its_range_to_the_owner_of_its_start(acce
         access(manager, 0xFF, 4)
 
 
+class Integers(DeviceIo):
+    """Remembers the offsets of what is stored."""
+
+    def __init__(self):
+        self.offsets = []
+
+    def store(self, base, offset, size, value):
+        self.offsets.append(offset)
+
+
 @each_access
 def test_the_end_of_the_space_can_be_passed_too(access):
     device = Recorder(answer=b"\x11\x22\x33\x44")
@@ -191,6 +201,21 @@ def test_the_end_of_the_space_can_be_passed_too(access):
     assert access(manager, access.space.last, 4) == (b"\x11\x22\x33\x44" if access.reads else b"")
     with pytest.raises(NoDeviceError):
         access(manager, 0, 4)
+
+
+def test_no_access_wraps_around_from_the_last_offset_to_the_first():
+    device = Integers()
+    manager = IoManager(straddle="pass")
+    manager.register_device_io(device, [MMIO.range(0, 2**64)])
+    manager.mmio_write(2**64 - 5, b"12345")
+    for data in (b"123456", b"12345678"):
+        with pytest.raises(NoDeviceError):
+            manager.mmio_write(2**64 - 5, data)
+        with pytest.raises(NoDeviceError):
+            manager.mmio_read(2**64 - 5, bytearray(data))
+    with pytest.raises(NoDeviceError):
+        manager.mmio_load(2**64 - 1, 2)
+    assert device.offsets == [2**64 - 5, 2**64 - 4]
 
 
 @each_access

@@ -697,6 +697,8 @@ class TestArguments:
                 Vcpu(processor.fd, bytearray(16), machine.manager)
             with pytest.raises(ValueError, match="the kvm_run mapping has"):
                 Vcpu(processor.fd, run, machine.manager, coalesced_ring=1000)
+            with pytest.raises(ValueError, match="the kvm_run mapping has"):
+                Vcpu(processor.fd, run, machine.manager, coalesced_ring=2**64 - 1)
             with pytest.raises(BufferError):
                 Vcpu(processor.fd, bytes(mmap.PAGESIZE), machine.manager)
             with pytest.raises(TypeError, match="acknowledge is called"):
@@ -739,3 +741,43 @@ class TestArguments:
             with pytest.raises(BufferError):
                 processor.run_mapping.close()
             assert repr(processor.vcpu) == "<Vcpu, stopped, 1 exits>"
+
+    def test_it_is_freed_with_the_devices_that_know_it(self):
+        """A callback that a finalizer makes may run it when the garbage collector has cleared its manager."""
+        results = []
+
+        class Part:
+            pass
+
+        class Device(Registers):
+            def __del__(self):
+                device = weakref.ref(self)
+                references.append(weakref.ref(self.holder.part, lambda _: results.append(run(device()))))
+
+        def run(device):
+            try:
+                return device.run()
+            except ReferenceError as error:
+                return str(error)
+
+        references = []
+        with Machine(HLT) as machine:
+            processor = machine.processor()
+            gc.collect()
+            gc.disable()
+            try:
+                manager = IoManager()
+                vcpu = Vcpu(processor.fd, processor.run_mapping, manager)
+                gone = weakref.ref(vcpu)
+                holder = Part()
+                holder.part = Part()
+                holder.device = device = Device()
+                device.run = (lambda vcpu: lambda: vcpu.run())(vcpu)
+                device.holder = holder
+                manager.register_device_io(device, [PORTS])
+                del manager, vcpu, holder, device
+                gc.collect()
+            finally:
+                gc.enable()
+        assert results == ["the IoManager has been cleared by the garbage collector"]
+        assert gone() is None

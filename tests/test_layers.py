@@ -2,6 +2,8 @@
 
 import graphlib
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -82,6 +84,13 @@ def test_a_module_imports_from_its_own_layer_or_one_below(module):
 
 def test_imports_go_in_no_circle():
     graphlib.TopologicalSorter(IMPORTS).prepare()
+
+
+def test_a_program_that_saves_no_state_does_not_import_what_that_takes():
+    code = "import sys, numpy; there = set(sys.modules); import dbs_device; print(*(set(sys.modules) - there))"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "dbs_device._bus" in imported
+    assert not {"dbs_device._engine.state_file", "dbs_device._engine.archive", "dbs_device.trace"} & set(imported)
 
 
 def test_the_drawings_name_what_there_is():

@@ -29,6 +29,7 @@ from dbs_device import (
     Transaction,
     entry_point_addresses,
 )
+from dbs_device.memory import GuestMemory, MemoryView
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
@@ -120,6 +121,12 @@ def view_and_device():
     return manager, device, *device.views
 
 
+def guest_memory_and_device():
+    manager, device = manager_and_device()
+    device.memory = [GuestMemory(manager), MemoryView(manager)]
+    return manager, device
+
+
 def held_tables_and_device():
     manager, device = manager_and_device()
     device.tables = manager.tables()
@@ -205,6 +212,7 @@ CYCLES = [
     manager_and_mutex,
     clones_and_device,
     view_and_device,
+    guest_memory_and_device,
     held_tables_and_device,
     open_transaction_and_device,
     finished_transaction_and_device,
@@ -220,6 +228,49 @@ CYCLES = [
 @pytest.mark.parametrize("make", CYCLES, ids=lambda make: make.__name__)
 def test_cycles_are_collected(make):
     assert collected(make)
+
+
+@pytest.mark.parametrize("kind", ["GuestMemory", "MemoryView"])
+def test_guest_memory_can_be_accessed_until_it_is_freed(kind):
+    """A callback that a finalizer makes runs when the garbage collector has cleared other objects of the cycle."""
+    script = f"""
+        import gc, weakref
+        from dbs_device import DeviceIo, IoManager, Resource
+        from dbs_device.memory import GuestMemory, MemoryView
+
+        class Object:
+            pass
+
+        class Device(DeviceIo):
+            def read(self, base, offset, data):
+                pass
+
+            def __del__(self):
+                device = weakref.ref(self)
+
+                def late(_):
+                    try:
+                        device().access()
+                    except ReferenceError as error:
+                        print(error)
+
+                references.append(weakref.ref(self.holder.victim, late))
+
+        references = []
+        gc.disable()
+        manager = IoManager()
+        memory = {kind}(manager)
+        holder = Object()
+        holder.victim = Object()
+        holder.device = device = Device()
+        device.access = (lambda memory: lambda: memory[0] if {kind} is MemoryView else memory.read(0, 4))(memory)
+        device.holder = holder
+        manager.register_device_io(device, [Resource.MmioAddressRange(0, 8)])
+        del manager, memory, holder, device
+        gc.collect()
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "the IoManager has been cleared by the garbage collector\n"), run.stderr
 
 
 def test_objects_outside_of_cycles_are_freed_at_once():

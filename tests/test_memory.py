@@ -671,6 +671,7 @@ def test_dma_of_nothing_does_nothing():
         (lambda memory: memory.read(END, 1), OverflowError, "0x10000000000000000"),
         (lambda memory: memory.write(END - 3, b"four"), OverflowError, "run past the last MMIO address"),
         (lambda memory: memory.read(0, 2**70), OverflowError, "run past the last MMIO address"),
+        (lambda memory: memory.read(0, 2**63), OverflowError, "do not fit a bytes object"),
         (lambda memory: memory.read("0", 1), TypeError, "str"),
         (lambda memory: memory.read(0, 1.0), TypeError, "float"),
         (lambda memory: memory.write(0, 1), TypeError, "bytes-like"),

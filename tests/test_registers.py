@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import logging
 import pickle
 import threading
@@ -244,6 +245,51 @@ def test_an_access_may_run_past_the_end_of_a_bank(gap):
     assert data == (b"\xff" * 4 if gap == "ones" else bytes(4))
     bank.write(0, 2**64 - 1, b"abcd")
     assert bank.R.value == 0xCCDD3344
+
+
+@pytest.mark.parametrize("byteorder", ["little", "big"])
+@pytest.mark.parametrize("access", [RW, RO, WO, W1C])
+def test_no_register_is_at_the_last_offsets(access, byteorder):
+    options = {"gap": "ones", "byteorder": byteorder, "granule": 1}
+    for offset, size in itertools.product((0, 8, 16), (1, 4, 8)):
+        bank = make(options, R=Register(offset, size=size, access=access, reset=0x11))()
+        for last in range(2**64 - 4, 2**64):
+            data = bytearray(4)
+            bank.read(0, last, data)
+            assert data == b"\xff" * 4
+            bank.write(0, last, b"abcd")
+            assert bank.R.value == 0x11
+
+
+def test_no_register_is_at_the_last_offset_of_any_page():
+    class Paged(RegisterBank, gap="ones"):
+        class Select(Register):
+            PAGE = Flag(0)
+
+        S = Select(0)
+        A = Register(4, page=0, reset=1)
+        B = Register(8, page=1, reset=1)
+        page = PageSelect(S.PAGE)
+
+    bank = Paged()
+    for page in (0, 1):
+        bank.S.PAGE = page
+        data = bytearray(4)
+        bank.read(0, 2**64 - 1, data)
+        assert data == b"\xff" * 4
+
+
+def test_an_access_at_the_last_offset_is_refused_as_in_any_gap():
+    bank = make({"gap": "raise"}, R=Register(0, access=W1C, access_sizes=[4]))()
+    with pytest.raises(RegisterAccessError, match="0xffffffffffffffff"):
+        bank.read(0, 2**64 - 1, bytearray(4))
+    with pytest.raises(RegisterAccessError, match="0xffffffffffffffff"):
+        bank.write(0, 2**64 - 1, b"abcd")
+    # Behind the last offset there is nothing, not the register at 0 either.
+    bank = make(R=Register(0, access_sizes=[4]))()
+    bank.write(0, 2**64 - 1, b"abcd")
+    bank.read(0, 2**64 - 1, bytearray(4))
+    assert bank.R.value == 0
 
 
 def test_access_sizes():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections import deque
 from pathlib import Path
@@ -761,6 +762,22 @@ def test_a_small_file_with_huge_contents_is_refused(tmp_path):
     path.write_bytes(lying)
     with pytest.raises(StateError):
         MachineState.load(path, max_size=1 << 20)
+
+
+def test_a_text_that_is_longer_than_it_says_is_not_decompressed(tmp_path):
+    path = tmp_path / "bomb.npz"
+    write_text(path, b" " * (1 << 26))
+    lying = bytearray(path.read_bytes())
+    at = lying.rindex((1 << 26).to_bytes(4, "little"))  # its size, in the directory
+    lying[at : at + 4] = (200).to_bytes(4, "little")
+    path.write_bytes(lying)
+    tracemalloc.start()
+    try:
+        with pytest.raises(StateError, match=r"machine\.json cannot be read"):
+            MachineState.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_array_that_the_text_names_often_is_read_once(tmp_path):

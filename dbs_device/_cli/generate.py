@@ -37,6 +37,7 @@ _MOST_WARNINGS = 5
 
 
 def add_generate(commands: Commands) -> None:
+    """Add the command `generate`."""
     generate = add_command(
         commands, "generate", "print a module of register banks from a description of the hardware", _GENERATE
     )

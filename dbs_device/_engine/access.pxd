@@ -99,9 +99,13 @@ cdef inline Ranges *ranges_of(IoTables tables, SpaceId space) noexcept nogil:
 cdef inline bint find_access(
     IoTables tables, Ranges *ranges, uint64_t address, size_t size, size_t *index
 ) noexcept nogil:
-    """Find the index of the range that owns an access of `size` >= 1 bytes; return whether there is one."""
+    """Find the index of the range that owns an access of `size` >= 1 bytes; return whether there is one.
+
+    None owns one whose offsets would run past 2**64, and wrap around to those of the device's first registers.
+    """
     return find_range(ranges, address, index) and (
-        size - 1 <= ranges.slots[index[0]].last - address or tables.options.pass_straddling
+        size - 1 <= ranges.slots[index[0]].last - address
+        or (tables.options.pass_straddling and address - ranges.bases[index[0]] <= <uint64_t>0 - size)
     )
 
 

@@ -397,10 +397,10 @@ cdef class Mirror(Adapter):
     cdef size_t in_one_piece(self, uint64_t offset, size_t size) noexcept nogil:
         """Return how many bytes of an access follow each other in the device."""
         cdef uint64_t seen = offset & self._mask
-        cdef size_t piece = self._block - (offset & (self._block - 1))
+        cdef uint64_t piece = self._block - (offset & (self._block - 1))  # which a size_t of 32 bits need not hold
         while piece < size and (offset + piece) & self._mask == seen + piece:
             piece += self._block
-        return min(piece, size)
+        return <size_t>min(piece, <uint64_t>size)
 
     cdef int read_pieces(self, Inner inner, uint64_t base, uint64_t offset, uint8_t *data, size_t size) noexcept nogil:
         cdef size_t piece, done = 0

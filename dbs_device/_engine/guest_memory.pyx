@@ -1,5 +1,6 @@
 """The memory of the guest as a device that masters the bus sees it (DMA), and where it is in the host."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.number cimport PyNumber_Index
@@ -36,6 +37,10 @@ from ..errors import NotRamError, add_note, format_count
 from .address_map import MappedMemory
 
 __all__ = ["GuestMemory", "memory_of"]
+
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 
 cdef MemoryKind memory_at(IoTables tables, uint64_t address, uint8_t **pointer, uint64_t *last) noexcept nogil:
@@ -119,6 +124,7 @@ cdef uint64_t size_of_transfer(uint64_t address, object size) except? NOT_AN_INT
     return size
 
 
+@cython.no_gc_clear  # `_published` is read without a check; what it publishes is cleared in its place
 cdef class GuestMemory:
     """The guest's memory, as a device uses it for DMA.
 
@@ -202,7 +208,7 @@ cdef class GuestMemory:
         NoDeviceError
             No range owns a part of it.
         OverflowError
-            It is not within 0..2**64 - 1.
+            It is not within 0..2**64 - 1, or larger than bytes can be.
         TypeError
             An argument is not an integer.
         ValueError
@@ -211,7 +217,11 @@ cdef class GuestMemory:
             Whatever a device raises.
         """
         cdef uint64_t address = address_of(addr, MMIO)
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, size_of_transfer(address, size))
+        cdef uint64_t bytes_ = size_of_transfer(address, size)
+        cdef bytes data
+        if bytes_ > <uint64_t>PY_SSIZE_T_MAX:
+            raise OverflowError(f"{format_count(bytes_, 'byte')} do not fit a bytes object")
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>bytes_)
         self.transfer(address, <uint8_t *>PyBytes_AS_STRING(data), len(data), False)
         return data
 

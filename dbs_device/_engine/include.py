@@ -1,6 +1,6 @@
 """Where C code finds the header."""
 
-from pathlib import Path
+import os
 
 __all__ = ["get_include"]
 
@@ -10,4 +10,4 @@ def get_include() -> str:
 
     Cython code needs no include path: its ``.pxd`` files are found beside the installed package.
     """
-    return str(Path(__file__).parent.parent)
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -124,6 +124,7 @@ cdef int take_signals() except -1:
 
 
 @cython.final
+@cython.no_gc_clear  # `published` is read without a check; what it publishes is cleared in its place
 cdef class Vcpu:
     """A vCPU whose I/O and MMIO exits are served from a manager's devices.
 
@@ -202,8 +203,8 @@ cdef class Vcpu:
             raise TypeError(f"acknowledge is called for a vector, which {type(acknowledge).__name__} cannot be")
         self.fd = PyObject_AsFileDescriptor(fd)
         PyObject_GetBuffer(run, &self.mapping, PyBUF_WRITABLE)
-        if <size_t>self.mapping.len < (coalesced_ring + 1) * page_size:
-            needed = (coalesced_ring + 1) * page_size
+        if coalesced_ring >= <size_t>self.mapping.len // page_size:
+            needed = (<object>coalesced_ring + 1) * page_size
             raise ValueError(f"the kvm_run mapping has {needed:#x} bytes or more, not {self.mapping.len:#x}")
         if dbs_kick_signal == 0 and dbs_take_kick_signal() == 0:
             raise OSError("every real-time signal has a handler, and none is left for kicks")

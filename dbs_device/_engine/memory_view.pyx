@@ -21,6 +21,7 @@ __all__ = ["MemoryView"]
 
 
 @cython.final
+@cython.no_gc_clear  # `_published` is read without a check; what it publishes is cleared in its place
 cdef class MemoryView:
     """The bytes of a manager's MMIO space, to be indexed and sliced like a list.
 

@@ -68,10 +68,12 @@ class RegisterSpec:
 
     @property
     def bits(self) -> int:
+        """Every bit of the register."""
         return (1 << 8 * self.size) - 1
 
     @property
     def reset_value(self) -> int:
+        """The reset value, those of the fields included."""
         value = self.reset
         for each in self.fields.values():
             value |= each.reset << each.lsb
@@ -88,10 +90,12 @@ class RegisterSpec:
         return Rule(*masks)
 
     def label(self, element: int) -> str:
+        """Return what messages call an element."""
         return f"{self.name}[{element}]" if self.count is not None else str(self.name)
 
 
 def add_to_masks(masks: list[int], bits: int, access: Access, on_read: str | None) -> None:
+    """Add bits to those masks of a rule that apply to them."""
     values = (access.is_readable, on_read == "clear", on_read == "set", *access.rule)
     for number, value in enumerate(values):
         if value:
@@ -207,6 +211,7 @@ class Builder:
         self.total = len(self.declarations)
 
     def error(self, text: str) -> LayoutError:
+        """Return an error of this bank."""
         return LayoutError(f"{self.bank.name}: {text}")
 
     def current(self, target: Target, purpose: str) -> Target:
@@ -243,6 +248,7 @@ class Builder:
     # ------------------------------------------------------------------------- places
 
     def place_registers(self) -> None:
+        """Find the places of all registers, those of aliases included."""
         rules = {declaration: spec.rule() for declaration, spec in self.bank.registers.items()}
         own: list[Place] = []
         for number, (declaration, element) in enumerate(self.declarations):
@@ -280,6 +286,7 @@ class Builder:
                 )
 
     def check_size(self) -> int:
+        """Return the size of the bank; a `LayoutError` if a register ends outside of it."""
         end = max((place.offset + place.size for place in self.places), default=0)
         size = self.bank.size
         if size is None:
@@ -294,6 +301,7 @@ class Builder:
     # ------------------------------------------------------------------------- ports and index
 
     def page_count(self) -> int:
+        """Return how many pages the select field can name."""
         return self.select[2] + 1
 
     def index(self) -> tuple[list[tuple[Any, Any]], list[bytes]]:
@@ -301,13 +309,14 @@ class Builder:
         pages, granule = self.page_count(), self.bank.granule
         end = max((place.offset + place.size for place in self.places), default=1)
         granules = (end + granule - 1) // granule
-        length = 1 << (granules - 1).bit_length()
+        length = max(1 << (granules - 1).bit_length(), 2)
         if length > LARGEST_INDEX:
             raise self.error(
                 f"registers up to {end - 1:#x} take more than {LARGEST_INDEX:#x} granules of {granule} bytes"
             )
         watched_reads, watched_writes = self.watched()
-        numbers: dict[tuple[int | None, int | None], int] = {(None, None): 0}
+        # By what is read and what is written, and whether it is the last granule, which has ports of its own.
+        numbers: dict[tuple[int | None, int | None, bool], int] = {(None, None, False): 0}
         indices = []
         for page in range(pages):
             of_granule: dict[int, list[int | None]] = {}
@@ -317,19 +326,21 @@ class Builder:
                 if place.page is None or place.page == page:
                     self.enter(of_granule, number, place)
             index = array("I", bytes(4 * length))
+            of_granule.setdefault(length - 1, [None, None])
             for at, (read, write) in of_granule.items():
-                index[at] = numbers.setdefault((read, write), len(numbers))
+                index[at] = numbers.setdefault((read, write, at == length - 1), len(numbers))
             indices.append(index.tobytes())
         ports = [
             (
                 None if read is None else self.read_port(self.places[read], watched_reads),
                 None if write is None else self.write_port(self.places[write], watched_writes),
             )
-            for read, write in numbers
+            for read, write, _ in numbers
         ]
         return ports, indices
 
     def enter(self, of_granule: dict[int, list[int | None]], number: int, place: Place) -> None:
+        """Note a place in its granules, a `LayoutError` if another one has them in the same direction."""
         granule = self.bank.granule
         for at in range(place.offset // granule, (place.offset + place.size - 1) // granule + 1):
             ports = of_granule.setdefault(at, [None, None])
@@ -342,6 +353,7 @@ class Builder:
                 ports[direction] = number
 
     def conflict(self, first: Place, second: Place) -> LayoutError:
+        """Return the error of two places in one granule."""
         if first.offset < second.offset + second.size and second.offset < first.offset + first.size:
             return self.error(f"{first} overlaps {second}")
         return self.error(
@@ -349,22 +361,26 @@ class Builder:
         )
 
     def common(self, place: Place, watched: set[int]) -> tuple[Any, ...]:
+        """Return what the ports of both directions begin with."""
         spec = self.bank.registers[self.declarations[place.number][0]]
         sizes = sum(1 << size for size in spec.access_sizes)
         is_watched = place.number in watched or bool(sizes)
         return place.offset, place.size, place.number, sizes, spec.lanes == "register", is_watched
 
     def read_port(self, place: Place, watched: set[int]) -> tuple[Any, ...]:
+        """Return the port of reads, as `Layout` takes it."""
         rule = place.rule
         return *self.common(place, watched), rule.readable, rule.clears, rule.sets
 
     def write_port(self, place: Place, watched: set[int]) -> tuple[Any, ...]:
+        """Return the port of writes, as `Layout` takes it."""
         rule = place.rule
         return *self.common(place, watched), rule.a, rule.b, rule.c, rule.d
 
     # ------------------------------------------------------------------------- what follows an access
 
     def find_hooks(self) -> None:
+        """Find the hooks of each register."""
         self.read_hooks: list[Hook | None] = [None] * self.total
         self.write_hooks: list[list[Hook]] = [[] for _ in range(self.total)]
         for hook in self.bank.hooks:
@@ -386,6 +402,7 @@ class Builder:
                     raise self.error(f"{hook.description}: {label} has an on_read hook already")
 
     def native(self, targets: Sequence[Target]) -> set[int]:
+        """Return the numbers of the registers of native hooks."""
         return {number for target in targets for _, number in self.numbers(target, "NativeHooks")}
 
     def find_tags(self) -> None:
@@ -403,6 +420,7 @@ class Builder:
                 self.counters.append(name)
 
     def find_lines(self) -> None:
+        """Find the terms of each interrupt line, and the lines of each register."""
         if len(self.bank.lines) > MOST_LINES:
             raise self.error(f"{len(self.bank.lines)} interrupt lines are more than {MOST_LINES}")
         self.lines: list[list[tuple[int, int, int, int, int]]] = []
@@ -417,6 +435,7 @@ class Builder:
             self.lines.append(made)
 
     def native_terms(self, purpose: str, term: Term) -> list[tuple[int, int, int, int, int]]:
+        """Return what `Layout` takes for a term, one for each status register."""
         statuses = [number for _, number in self.numbers(term.status, purpose)]
         status = self.current(term.status, purpose)
         enable, enables = status, statuses
@@ -449,6 +468,7 @@ class Builder:
         return reads, writes
 
     def find_page_select(self) -> None:
+        """Find the field that selects the page."""
         select = self.bank.page_select
         if select is None:
             self.select = (0, 0, 0)
@@ -461,6 +481,7 @@ class Builder:
         self.select = (number, select.shift, mask)
 
     def build(self) -> Layout:
+        """Return the layout; a `LayoutError` if the declarations make none."""
         bank = self.bank
         self.place_registers()
         bank.size = self.check_size()

@@ -111,7 +111,9 @@ cdef enum:
     NATIVE_WRITE_HOOK = 8
     SELECTS_PAGE = 16
 
-cdef uint64_t NEVER = <uint64_t>-1  # no register begins there: a layout ends before
+# No register begins there: a layout ends before. An access may: it is led to the last granule of the index, whose port
+# has 0 instead (see `take_indices`).
+cdef uint64_t NEVER = <uint64_t>-1
 
 
 # Each of the two is a cache line.
@@ -256,7 +258,8 @@ cdef class Layout:
         (read, write), each of them None or a tuple: (offset, size, register, sizes, whole lanes, watched), and behind
         that (mask, clears, sets) or (a, b, c, d).
     indices : list of bytes
-        By page, the number of the port of each granule, as native unsigned 32-bit integers.
+        By page, the number of the port of each granule, as native unsigned 32-bit integers: at least two, the last of
+        which is not the number of another granule.
     page_select : tuple
         (register, shift, mask).
     lines : list of list
@@ -378,14 +381,23 @@ cdef class Layout:
     cdef int take_indices(self, list indices) except -1:
         cdef Shape *shape = &self.shape
         cdef const uint32_t *numbers
+        cdef Port *last
         cdef Py_ssize_t page
         cdef size_t place
-        shape.index_length = len(indices[0]) // 4
+        # A granule may be larger than a pointer is on a host of 32 bits: see the scale of the index.
+        cdef size_t repeats = max(shape.granule // sizeof(Port *), 1)
+        shape.index_length = len(indices[0]) // 4 * repeats
         shape.indices = <Port **>allocated(len(indices) * shape.index_length, sizeof(Port *))
         for page in range(len(indices)):
             numbers = <const uint32_t *><const char *>(<bytes>indices[page])
             for place in range(shape.index_length):
-                shape.indices[page * shape.index_length + place] = &shape.ports[numbers[place]]
+                shape.indices[page * shape.index_length + place] = &shape.ports[numbers[place // repeats]]
+            # A port of its own, and not that of offset 0, which leads to another granule.
+            last = shape.indices[(page + 1) * shape.index_length - 1]
+            if last.read.fast == NEVER:
+                last.read.fast = 0
+            if last.write.fast == NEVER:
+                last.write.fast = 0
         return 0
 
     def __dealloc__(self):
@@ -725,7 +737,7 @@ cdef int check_access(RegisterFile bank, uint64_t offset, size_t size, bint is_w
     cdef size_t done = 0, first, count, port_size
     cdef uint32_t register = 0
     cdef uint16_t sizes = 0
-    while done < size:
+    while done < size and offset + done >= offset:  # beyond the last address there is nothing
         port_size = 0
         if is_write:
             write = write_port(bank, offset + done)
@@ -899,7 +911,7 @@ cdef class RegisterFile(NativeDevice):
             self._ram = <uint8_t *>allocated(shape.size, 1)
         # An offset times the scale is that of a granule's pointer, but for the bits that the mask takes away. (A shift
         # would need the register that the fourth argument is in.)
-        self._index_scale = sizeof(Port *) // shape.granule
+        self._index_scale = max(sizeof(Port *) // shape.granule, 1)
         self._index_mask = (shape.index_length - 1) * sizeof(Port *)
         self._irq_lines = [layout.line_type() for _ in range(shape.line_count)]
         self._lock = threading.RLock() if layout.serialize else None

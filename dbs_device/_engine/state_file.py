@@ -14,11 +14,10 @@ import numpy as np
 
 from .archive import check_members, open_archive, read_array
 
-__all__ = ["DEEPEST", "read_state_file", "write_state_file"]
+__all__ = ["read_state_file", "write_state_file"]
 
 TEXT = "machine.json"
 FORMAT, FORMAT_VERSION = "dbs-device machine state", 1
-DEEPEST = 32  # nesting of lists and dicts in the state of a device
 LONGEST_IN_TEXT = 64  # bytes, which are written in hex
 LONGEST_TEXT = 1 << 26  # bytes: what it describes takes many times more
 _ALWAYS_READ = 1 << 30
@@ -61,8 +60,11 @@ def _encode(value: Any, arrays: list[bytes]) -> Any:
     return value
 
 
-def read_state_file(path: str | os.PathLike[str], max_size: int | None) -> dict[str, Any]:
-    """Return the tree; a `ValueError` if the file is damaged, or its contents take more than `max_size` bytes."""
+def read_state_file(path: str | os.PathLike[str], max_size: int | None, deepest: int) -> dict[str, Any]:
+    """Return the tree; a `ValueError` if the file is damaged.
+
+    Its contents may take `max_size` bytes, and lists and dicts may be nested `deepest` deep in the state of a device.
+    """
     with open(path, "rb") as file, open_archive(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         check_members(archive.infolist(), file, max_size, always=_ALWAYS_READ)
@@ -79,14 +81,17 @@ def read_state_file(path: str | os.PathLike[str], max_size: int | None) -> dict[
                 raise ValueError(f"{name} is an array of {dtype}, {shape}, in {len(contents)} bytes, not of bytes")
             return bytes(contents)
 
-        return _parts_in(_read_text(archive, members[TEXT]), array)
+        return _parts_in(_read_text(archive, members[TEXT]), array, deepest)
 
 
 def _read_text(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     if member.file_size > LONGEST_TEXT:
         raise ValueError(f"{TEXT} has {member.file_size} bytes, and may have {LONGEST_TEXT}")
     try:
-        return json.loads(archive.read(member), parse_float=_refuse_number, parse_constant=_refuse_number)
+        with archive.open(member) as file:
+            # Without a number, zipfile decompresses up to 2 GiB, of which it returns as many bytes as the member has.
+            text = file.read(member.file_size)
+        return json.loads(text, parse_float=_refuse_number, parse_constant=_refuse_number)
     except Exception as error:  # zipfile raises errors of other modules for a damaged member
         raise ValueError(f"{TEXT} cannot be read: {error}") from error
 
@@ -95,20 +100,20 @@ def _refuse_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not an integer")
 
 
-def _parts_in(document: Any, array: Callable[[int], bytes]) -> dict[str, Any]:
+def _parts_in(document: Any, array: Callable[[int], bytes], deepest: int) -> dict[str, Any]:
     match document:
         case {"format": format_, "version": version, "parts": dict(parts)} if format_ == FORMAT:
             if version != FORMAT_VERSION:
                 raise ValueError(f"version {version!r} of the format of machine states, not {FORMAT_VERSION}")
-            return {name: _decode(part, array) for name, part in parts.items()}
+            return {name: _decode(part, array, deepest) for name, part in parts.items()}
     raise ValueError(f"{TEXT} is not the state of a machine")
 
 
-def _decode(value: Any, array: Callable[[int], bytes], depth: int = 0) -> Any:
-    if depth > DEEPEST + 2:  # the state is in a dict in a dict
-        raise ValueError(f"{TEXT} is nested more than {DEEPEST} deep")
+def _decode(value: Any, array: Callable[[int], bytes], deepest: int, depth: int = 0) -> Any:
+    if depth > deepest + 2:  # the state is in a dict in a dict
+        raise ValueError(f"{TEXT} is nested more than {deepest} deep")
     if isinstance(value, list):
-        return [_decode(each, array, depth + 1) for each in value]
+        return [_decode(each, array, deepest, depth + 1) for each in value]
     if not isinstance(value, dict):
         return value
     match value:
@@ -120,4 +125,4 @@ def _decode(value: Any, array: Callable[[int], bytes], depth: int = 0) -> Any:
             value = escaped
         case _ if any(key.startswith("$") for key in value):
             raise ValueError(f"{TEXT} has an object with {', '.join(value)}")
-    return {key: _decode(each, array, depth + 1) for key, each in value.items()}
+    return {key: _decode(each, array, deepest, depth + 1) for key, each in value.items()}

@@ -56,10 +56,12 @@ class Field:
 
     @property
     def mask(self) -> int:
+        """Its bits in the register."""
         return (1 << self.width) - 1 << self.lsb
 
     @property
     def bits(self) -> str:
+        """Its bits in words."""
         return f"bit {self.lsb}" if self.width == 1 else f"bits {self.lsb + self.width - 1}:{self.lsb}"
 
 
@@ -89,14 +91,17 @@ class Register:
 
     @property
     def size(self) -> int:
+        """Its bytes."""
         return self.width // 8
 
     @property
     def name(self) -> str:
+        """The name, without indices."""
         return _joined(self.parts, ())
 
     @property
     def directions(self) -> tuple[bool, bool]:
+        """Whether it is read, and whether it is written."""
         return self.readable, self.writable
 
     def offsets(self) -> Iterator[int]:

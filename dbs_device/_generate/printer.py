@@ -142,10 +142,12 @@ class Printer:
         self.known_classes: dict[str, str] = {}  # names by content
 
     def use(self, name: str) -> str:
+        """Note that the module imports a name, and return it."""
         self.used.add(name)
         return name
 
     def offset(self, offset: int) -> str:
+        """Return an offset as the source has it."""
         return _hex(offset, self.digits)
 
     # ------------------------------------------------------------------------- enumerations

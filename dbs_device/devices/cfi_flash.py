@@ -157,11 +157,15 @@ class CfiFlash(AttributeState):
         shown = self.rom if self.mode == "array" else self._busy
         if shown is self._shown:
             return
-        self._shown = shown
-        for manager, resource, name in self._places:
-            with manager.begin_tx() as transaction:
-                transaction.unregister_device_io([resource])
-                transaction.register_device_io(shown, [resource], name=name)
+        before, self._shown = self._shown, shown
+        try:
+            for manager, resource, name in self._places:
+                with manager.begin_tx() as transaction:
+                    transaction.unregister_device_io([resource])
+                    transaction.register_device_io(shown, [resource], name=name)
+        except BaseException:
+            self._shown = before  # the thread may have a transaction open, and try again
+            raise
 
     # Reading, in other modes than that of the array.
 

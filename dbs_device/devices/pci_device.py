@@ -48,7 +48,8 @@ class PciDevice(PciFunction):
     """A function with base address registers: its devices move on the bus when the guest moves them.
 
     A device is on the bus while the guest has enabled its space in the command register. A guest that moves it to where
-    something else is does not find it there: that is logged, and tried again when the guest writes the registers again.
+    something else is does not find it there: that is logged once, and tried again when the guest writes the registers
+    again.
 
     Parameters
     ----------
@@ -92,6 +93,7 @@ class PciDevice(PciFunction):
         self.manager = manager
         self._bars: list[_Bar] = []
         self._lock = threading.RLock()  # a BAR is moved by one thread at a time
+        self._has_warned = False
         self._capabilities_end = FIRST_CAPABILITY
         self._last_capability = CAPABILITIES
 
@@ -181,7 +183,10 @@ class PciDevice(PciFunction):
             try:
                 self._register(changed)
             except (DeviceOverlapError, InvalidRangeError) as error:
-                logger.warning("a BAR of %r cannot be there: %s", self, error)
+                # Not every time: a hostile guest could fill the host's log.
+                level = logging.DEBUG if self._has_warned else logging.WARNING
+                self._has_warned = True
+                logger.log(level, "a BAR of %r cannot be there: %s", self, error)
                 for bar, place in changed:  # those that can
                     try:
                         self._register([(bar, place)])

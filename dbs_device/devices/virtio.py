@@ -149,26 +149,33 @@ class VirtioDevice(AttributeState, ABC):
                 self._fail(error)
             finally:
                 self._serving.discard(queue.index)
+                self._signal(queue)  # not before: the interrupt may lead here again, with more to serve
 
     @property
     def _is_running(self) -> bool:
         return bool(self.status & DRIVER_OK) and not self.status & NEEDS_RESET
 
     def _serve_all(self, queue: Virtqueue) -> None:
+        while self._is_running and (chain := queue.pop()) is not None:
+            written: int | None = None
+            try:
+                written = self.serve(queue, chain)
+            finally:
+                if written is None and queue.ready:
+                    queue.unpop()  # also if the backend has raised: it can be tried again
+            if written is None or not queue.ready:
+                break
+            queue.push(chain, written)
+
+    def _signal(self, queue: Virtqueue) -> None:
         try:
-            while self._is_running and (chain := queue.pop()) is not None:
-                written: int | None = None
-                try:
-                    written = self.serve(queue, chain)
-                finally:
-                    if written is None and queue.ready:
-                        queue.unpop()  # also if the backend has raised: it can be tried again
-                if written is None or not queue.ready:
-                    break
-                queue.push(chain, written)
-        finally:
-            if queue.ready and queue.take_signal():
-                self._raise_interrupt(USED_BUFFERS)
+            is_due = queue.ready and queue.take_signal()
+        except VirtqueueError as error:  # must not replace the exception of a backend
+            if self._is_running:
+                self._fail(error)
+            return
+        if is_due:
+            self._raise_interrupt(USED_BUFFERS)
 
     def has_feature(self, feature: int) -> bool:
         """Return whether a feature, given as its bit's value, was negotiated."""

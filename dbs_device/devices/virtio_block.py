@@ -32,7 +32,7 @@ class VirtioBlock(VirtioDevice):
     """A disk.
 
     Requests that reach past its end, or that write to a read-only disk, fail for the guest, as does one for which the
-    storage raises an `OSError`, which is logged.
+    storage raises an `OSError`, the first of which is logged.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ class VirtioBlock(VirtioDevice):
 
     def __init__(self, storage: Storage, *, serial: str = "dbs-device", queue_size: int = 256) -> None:
         self.storage = storage
+        self._has_failed = False
         self._serial = serial.encode("ascii")
         if len(self._serial) > ID_SIZE:
             raise ValueError(f"a serial number has up to {ID_SIZE} characters, not {serial!r}")
@@ -73,7 +74,10 @@ class VirtioBlock(VirtioDevice):
         try:
             status = self._do(kind, sector, data, chain)
         except OSError as error:
-            logger.warning("%r: request %d at sector %d failed: %s", self, kind, sector, error)
+            # Not every time: a hostile guest could fill the host's log.
+            level = logging.DEBUG if self._has_failed else logging.WARNING
+            self._has_failed = True
+            logger.log(level, "%r: request %d at sector %d failed: %s", self, kind, sector, error)
             status = IO_ERROR
         chain.write(bytes([status]))
         return written

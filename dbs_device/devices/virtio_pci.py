@@ -105,7 +105,6 @@ class VirtioPci(PciDevice):
         )
         self.device = device
         self._irq = Output(irq)
-        self._lock = device.lock
         device.connect(memory, self._interrupt)
         self.define(0x2C, 4, (0x40 + device.device_id) << 16 | VENDOR)  # subsystem
         self.add_bar(BAR, _Structures(self), BAR_SIZE, wide=True)
@@ -134,7 +133,7 @@ class VirtioPci(PciDevice):
         self._irq.set(True)
 
     def _load(self, offset: int, size: int) -> int:
-        with self._lock:
+        with self.device.lock:
             if offset < ISR_AT:
                 width = _width_at(offset)
                 return word_bits(self._load_common(offset - offset % width), offset, size, width)
@@ -186,7 +185,7 @@ class VirtioPci(PciDevice):
         return queues[self._queue_select] if self._queue_select < len(queues) else None
 
     def _store(self, offset: int, size: int, value: int) -> None:
-        with self._lock:
+        with self.device.lock:
             if offset < ISR_AT:
                 width = _width_at(offset)
                 first = offset - offset % width

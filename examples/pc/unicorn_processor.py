@@ -19,6 +19,8 @@ __all__ = ["UnicornProcessor"]
 
 SLICE = 20_000  # instructions between two checks of the interrupt line
 INSTRUCTION_TIME = 10  # ns
+# An instruction may end like HLT: without an interrupt for so long, the guest goes on. The timer of a PC ticks sooner.
+LONGEST_HALT = 100_000_000  # ns
 
 
 class _Memory:
@@ -60,6 +62,7 @@ class UnicornProcessor(AttributeState):
     saved: ClassVar[Mapping[str, Saved]] = {
         "_stop_requested": None,
         "_halted": None,
+        "_wake_at": range(1 << 64),
         "_dead_at": (None, range(1 << 32)),
         "_context": None,
         "_memory": None,
@@ -69,7 +72,8 @@ class UnicornProcessor(AttributeState):
         self._board = board
         self._clock = board.clock
         self._stop_requested = False
-        self._halted = False  # until an interrupt comes
+        self._halted = False  # until an interrupt comes, or until
+        self._wake_at = 0
         self._dead_at: int | None = None  # where the guest has halted with interrupts disabled
         self.cpu = Cpu(board.manager, connect)
         self._context = CpuContext(self.cpu.uc)
@@ -108,6 +112,7 @@ class UnicornProcessor(AttributeState):
             self._clock.count_work(SLICE * INSTRUCTION_TIME)
         elif self.cpu.interrupts_enabled:
             self._halted = True
+            self._wake_at = self._clock.now() + LONGEST_HALT
         elif self.cpu.next_instruction == self._dead_at:
             return True  # the guest halts here again, and nothing can wake it
         else:
@@ -117,7 +122,8 @@ class UnicornProcessor(AttributeState):
     def _wait_for_event(self) -> None:
         event = self._clock.next_event()
         assert event is not None  # the real-time clock always has a timer for the next second
-        self._clock.wait_until(event)
+        self._clock.wait_until(min(event, self._wake_at))
+        self._halted = event < self._wake_at
 
     def _deliver_interrupt(self) -> None:
         """Make the CPU take an interrupt, if one is pending and it can."""

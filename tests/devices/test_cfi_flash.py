@@ -8,7 +8,7 @@ import pytest
 
 from dbs_device import IoManager
 from dbs_device.devices.cfi_flash import CfiFlash
-from dbs_device.errors import StateError
+from dbs_device.errors import StateError, TransactionError
 from dbs_device.memory import Rom
 
 BASE, SIZE, SECTOR = 0x400_0000, 0x10_0000, 0x4_0000
@@ -200,6 +200,16 @@ def test_a_size_makes_an_erased_flash():
     flash = CfiFlash(SIZE, sector_size=SECTOR)
     assert bytes(flash.rom.view[:4]) == b"\xff" * 4
     assert flash.rom.address % 4096 == 0
+
+
+def test_a_mode_that_cannot_be_shown_during_a_transaction_can_be_set_again():
+    flash = CfiFlash(0x4000, sector_size=0x1000)
+    manager = IoManager()
+    flash.register(manager, 0)
+    with manager.begin_tx(), pytest.raises(TransactionError):
+        manager.mmio_store(0, 4, 0x0070_0070)
+    manager.mmio_store(0, 4, 0x0070_0070)
+    assert manager.mmio_load(0, 4) == 0x0080_0080
 
 
 def test_it_is_on_several_buses_at_once():

@@ -125,6 +125,16 @@ def test_a_place_that_is_taken_is_tried_again(guest, caplog):
     assert guest.places == {0: 0x1001_0000, 2: 0x1002_0000}
 
 
+def test_a_guest_cannot_fill_the_log(guest, caplog):
+    guest.store(BAR, 0x1000_0000)
+    guest.store(BAR + 8, 0x1000_0000)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(10):
+            guest.store(COMMAND, MEMORY, 2)
+            guest.store(COMMAND, 0, 2)
+    assert len(caplog.records) == 1
+
+
 def test_two_bars_swap_their_places(guest):
     other = PciDevice(guest.manager, vendor=1, device=1, class_code=0)
     first, second = Ram(0x1000), Ram(0x1000)

@@ -109,6 +109,9 @@ def test_an_error_of_the_medium_is_reported_to_the_guest(caplog):
     disk = Disk(Broken(bytearray(4096)))
     assert disk.read(3, 512)[0] == IO_ERROR
     assert "sector 3 failed: [Errno 5] bad sector" in caplog.text
+    for _ in range(10):
+        assert disk.read(3, 512)[0] == IO_ERROR
+    assert len(caplog.records) == 1  # a guest cannot fill the log
 
 
 def test_a_request_whose_storage_raises_can_be_tried_again():

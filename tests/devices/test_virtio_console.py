@@ -50,6 +50,22 @@ def test_an_echo_on_the_console_may_come_from_inside_the_sink():
     assert collect(machine.queues[RECEIVE], places) == [b"ECHO"]
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_more_input_may_come_from_inside_the_interrupt(legacy):
+    console = VirtioConsole(print)
+    machine = Machine(console, legacy=legacy).start()
+    more = [b"more"]
+
+    def interrupt(level):
+        if level and more:
+            console.receive(more.pop())
+
+    places = give(machine.queues[RECEIVE], 20, 20)
+    machine.mmio._irq._irq = interrupt
+    console.receive(b"first")
+    assert collect(machine.queues[RECEIVE], places) == [b"first", b"more"]
+
+
 def test_input_that_waits_is_part_of_the_state():
     console = VirtioConsole(print)
     machine = Machine(console).start()

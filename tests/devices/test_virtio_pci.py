@@ -1,8 +1,10 @@
 """Virtio devices on PCI, from the side of their driver."""
 
 import struct
+import threading
 
 import pytest
+from helpers import DEADLOCK, Worker
 from virtio_driver import RAM, RAM_SIZE, Queue
 
 from dbs_device import IoManager, Resource
@@ -22,8 +24,8 @@ COMMON, NOTIFY, ISR, DEVICE = 1, 2, 3, 4
 class Machine:
     """RAM, PCI and a virtio device, with its driver's side, which finds everything by the capabilities."""
 
-    def __init__(self, device):
-        self.manager = IoManager()
+    def __init__(self, device, manager=None):
+        self.manager = manager or IoManager()
         self.ram = Ram(RAM_SIZE)
         self.manager.register_device_io(self.ram, [Resource.MemAddressRange(RAM, RAM_SIZE)])
         self.memory = GuestMemory(self.manager)
@@ -152,6 +154,24 @@ def test_a_change_of_the_configuration_interrupts():
     assert machine.manager.mmio_load(machine.at[DEVICE], 4) == 30 << 16 | 100
     assert machine.load(0x15, 1) != generation
     assert machine.manager.mmio_load(machine.at[ISR], 1) == 2
+
+
+def test_a_back_end_is_not_held_up_by_a_bar_that_waits_for_a_transaction():
+    waits = threading.Event()
+
+    class Manager(IoManager):
+        def begin_tx(self):
+            waits.set()
+            return super().begin_tx()
+
+    machine = Machine(console := VirtioConsole(print), Manager())
+    machine.find()
+    with machine.manager.begin_tx():
+        waits.clear()
+        guest = Worker(machine.manager.mmio_store, ECAM + 4, 2, 0)  # memory space off
+        assert waits.wait(DEADLOCK)
+        Worker(console.receive, b"typed").result()
+    guest.result()
 
 
 def test_the_driver_writes_the_configuration():

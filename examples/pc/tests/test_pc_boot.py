@@ -226,6 +226,20 @@ class TestGuests:
         machine.run(0.01)
         assert machine.clock.read() > 1e7
 
+    @pytest.mark.parametrize("padding", ["", "90"])
+    def test_an_instruction_that_ends_like_hlt_does_not_halt_the_guest(self, padding: str) -> None:
+        """With or without a nop, a slice ends behind it. No interrupt would wake the guest."""
+        busy = boot_sector(f"""
+            b0 ff e6 21 e6 a1   ; mov al, 0xff;      out 0x21, al; out 0xa1, al
+            fb {padding}        ; sti
+            66 b9 40 42 0f 00   ; mov ecx, 1000000
+            8d 76 f4            ; lea si, [bp - 12]
+            67 e2 fa            ; loop
+            fa f4               ; cli;               hlt
+            eb fc               ; jmp
+        """)
+        assert boot(disk=busy).machine.stopped == "halt"
+
     def test_a_guest_that_cannot_take_its_faults_is_reset(self) -> None:
         """In protected mode, what is at the vector table are not gates."""
         protected = boot_sector("""

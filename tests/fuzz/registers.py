@@ -1,28 +1,23 @@
-"""Register banks against a model in C, bit by bit: `python tests/fuzz_registers.py --accesses 10000000 --seed 1`.
+"""Register banks against a model in C, bit by bit.
 
 The C program makes the accesses through the bus's C entry points, and compares each read with the model.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import functools
-import logging
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-from pathlib import Path
 from random import Random
 
 from register_model import BankPlan, Place, random_plan, written
 
 from dbs_device import CallbackHandle, IoManager, Resource, entry_point_addresses
 from dbs_device.registers import W1T, Bits, Register, RegisterAlias, RegisterBank
+
+from .harness import Run
+from .native import compiled
+
+BANK_ACCESSES, THREADS_ACCESSES = 20_000, 40_000
 
 SOURCE = r"""
 #include <stdint.h>
@@ -164,18 +159,11 @@ class CModel(ctypes.Structure):
     )
 
 
-@functools.cache
 def driver() -> ctypes.CDLL | None:
     """Return the compiled program, or None where there is no C compiler."""
-    command = shlex.split(os.environ.get("CC", "cc"))
-    if shutil.which(command[0]) is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, product = Path(folder, "fuzz.c"), Path(folder, "fuzz.so")
-        source.write_text(SOURCE)
-        subprocess.run([*command, "-O2", "-shared", "-fPIC", "-o", str(product), str(source)], check=True)
-        library = ctypes.CDLL(str(product))
-    library.run.restype = library.share.restype = ctypes.c_uint64
+    library = compiled(SOURCE)
+    if library is not None:
+        library.run.restype = library.share.restype = ctypes.c_uint64
     return library
 
 
@@ -247,32 +235,27 @@ def entry_points(handle: CallbackHandle) -> tuple[ctypes.c_void_p, ctypes.c_void
     )
 
 
-def fuzz(library: ctypes.CDLL, seed: int, accesses: int, banks: int) -> list[str]:
-    """Make so many accesses to each of so many random banks; return what differed."""
-    differences = []
-    for number in range(banks):
-        random = Random(f"{seed}-{number}")
-        plan = random_plan(random)
-        bank, model = plan.bank_class()(), NativeModel(plan)
-        manager = IoManager(straddle="pass")
-        manager.register_device_io(bank, [Resource.MmioAddressRange(0, plan.size + 8)])
-        handle = CallbackHandle(manager)
-        report = (ctypes.c_uint64 * 4)()
-        done = library.run(
-            *entry_points(handle),
-            ctypes.byref(model.model),
-            ctypes.c_uint64(accesses),
-            ctypes.c_uint64(random.getrandbits(64)),
-            report,
-        )
-        if done != accesses:
-            offset, size, got, expected = report
-            differences.append(
-                f"seed {seed}, bank {number}, access {done}: {size} bytes at {offset:#x}: {got:#x}, not {expected:#x}"
-            )
-        elif list(bank.save_state()["registers"].values()) != model.register_values():
-            differences.append(f"seed {seed}, bank {number}: the registers differ at the end")
-    return differences
+def differences_of_bank(library: ctypes.CDLL, random: Random, accesses: int) -> list[str]:
+    """Make so many accesses to a random bank; return what differed."""
+    plan = random_plan(random)
+    bank, model = plan.bank_class()(), NativeModel(plan)
+    manager = IoManager(straddle="pass")
+    manager.register_device_io(bank, [Resource.MmioAddressRange(0, plan.size + 8)])
+    handle = CallbackHandle(manager)
+    report = (ctypes.c_uint64 * 4)()
+    done = library.run(
+        *entry_points(handle),
+        ctypes.byref(model.model),
+        ctypes.c_uint64(accesses),
+        ctypes.c_uint64(random.getrandbits(64)),
+        report,
+    )
+    if done != accesses:
+        offset, size, got, expected = report
+        return [f"access {done}: {size} bytes at {offset:#x}: {got:#x}, not {expected:#x}"]
+    if list(bank.save_state()["registers"].values()) != model.register_values():
+        return ["the registers differ at the end"]
+    return []
 
 
 class Flags(Register):
@@ -289,7 +272,7 @@ class Shared(RegisterBank):
     BYTES = Register(0xC)
 
 
-def fuzz_threads(library: ctypes.CDLL, accesses: int) -> list[str]:
+def differences_of_threads(library: ctypes.CDLL, accesses: int) -> list[str]:
     """Let four threads, and a backend, change bits of the same registers; return what was lost."""
     bank, manager = Shared(), IoManager()
     manager.register_device_io(bank, [Resource.MmioAddressRange(0, bank.size)])
@@ -310,22 +293,14 @@ def fuzz_threads(library: ctypes.CDLL, accesses: int) -> list[str]:
     return [f"thread {number} lost {count} updates" for number, count in enumerate(lost) if count]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare random register banks with a model, bit by bit.")
-    parser.add_argument("--accesses", type=int, default=1_000_000, help="in all (default: %(default)s)")
-    parser.add_argument("--banks", type=int, default=100, help="random banks to spread them over")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.disable()
+def play(run: Run) -> None:
     library = driver()
     if library is None:
-        print("There is no C compiler.")
-        return 1
-    differences = fuzz(library, options.seed, options.accesses // options.banks, options.banks)
-    differences += fuzz_threads(library, options.accesses // 40)
-    print("\n".join(differences) or f"{options.accesses:,} accesses to {options.banks} banks: no differences")
-    return bool(differences)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise RuntimeError("there is no C compiler")
+    if run.chance(0.05):
+        run.step("threads", THREADS_ACCESSES, count=THREADS_ACCESSES)
+        differences = differences_of_threads(library, THREADS_ACCESSES)
+    else:
+        run.step("bank", BANK_ACCESSES, count=BANK_ACCESSES)
+        differences = differences_of_bank(library, run.random, BANK_ACCESSES)
+    assert not differences, "; ".join(differences)
