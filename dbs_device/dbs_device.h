@@ -75,7 +75,8 @@ typedef struct dbs_device_api {
 
     /* Append an access that was made through the handle to a dbs_device.trace.TraceRecorder, a borrowed reference, if
        it is enabled: the value that was loaded or stored, of 1 to 8 bytes. Only accesses that were served belong in a
-       trace: call it where no exception is pending. It latches one if it is not a recorder, or without memory. */
+       trace: call it where no exception is pending. It latches one if it is not a recorder, or without memory.
+       While the handle has one, it does nothing. */
     void (*record)(void *handle, PyObject *recorder, int is_mmio, int is_write, uint64_t addr, unsigned size,
                    uint64_t value);
 } dbs_device_api;

@@ -50,8 +50,8 @@ class Tree:
             sys.exit(f"the build in {self.directory} has failed")
 
 
-def sanitizer_library(name):
-    """Return the path of a sanitizer's library, which has to be loaded before everything else."""
+def compiler_library(name):
+    """Return the path of one of the compiler's libraries: a sanitizer's has to be loaded before everything else."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     asked = subprocess.run([compiler, f"-print-file-name={name}.so"], capture_output=True, text=True, check=True)
     path = Path(asked.stdout.strip())

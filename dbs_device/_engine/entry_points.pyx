@@ -241,6 +241,8 @@ cdef void record(
     void *handle, PyObject *recorder, int is_mmio, int is_write, uint64_t addr, unsigned size, uint64_t value
 ) noexcept nogil:
     cdef SpaceId space = MMIO if is_mmio else PIO
+    if dbs_hint_load(&(<Handle *>handle).pending) != 0:
+        return  # no access is made meanwhile, and its exceptions must not pile up
     if is_mmio:
         addr += (<Handle *>handle).base
     if (<Append>append_checked)(<object>recorder, space, is_write != 0, addr, size, value) == -1:

@@ -19,6 +19,7 @@ from .ps2_keyboard import BREAK, Ps2Keyboard
 __all__ = ["I8042"]
 
 DATA_PORT, COMMAND_PORT = 0x60, 0x64
+MOST_ANSWERS = 64  # that wait for a guest to read them; it has one at a time if it follows the rules
 
 # Status
 OUTPUT_FULL, SYSTEM_FLAG, LAST_WAS_COMMAND, NOT_INHIBITED, AUX_DATA, TIMEOUT = 0x01, 0x04, 0x08, 0x10, 0x20, 0x40
@@ -187,7 +188,8 @@ class I8042(IsaDevice):
         return OUTPUT_NOT_RESET | self._a20 | full
 
     def _answer(self, value: int, status: int = 0) -> None:
-        self._answers.append(status << 8 | value)
+        if len(self._answers) < MOST_ANSWERS:
+            self._answers.append(status << 8 | value)
         self._fill_output()
 
     def _fill_output(self) -> None:

@@ -16,6 +16,7 @@ __all__ = ["BREAK", "Ps2Keyboard"]
 ACKNOWLEDGE, RESEND, ECHO, SELF_TEST_PASSED = 0xFA, 0xFE, 0xEE, 0xAA
 IDENTITY = bytes((0xAB, 0x83))
 BREAK = 0xF0  # precedes the code of a released key
+MOST_WAITING = 256  # bytes, behind which answers are lost
 LEFT_SHIFT = 0x12
 
 SET_LEDS, SCAN_CODE_SET, IDENTIFY, TYPEMATIC = 0xED, 0xF0, 0xF2, 0xF3
@@ -91,36 +92,41 @@ class Ps2Keyboard(AttributeState):
             return
         if byte in COMMANDS_WITH_PARAMETER:
             self._command = byte
-            self._send(ACKNOWLEDGE)
+            self._reply(ACKNOWLEDGE)
         elif byte == RESET:
             self._queue.clear()
             self._set_defaults()
             self.scanning = True
-            self._send(ACKNOWLEDGE, SELF_TEST_PASSED)
+            self._reply(ACKNOWLEDGE, SELF_TEST_PASSED)
         elif byte == IDENTIFY:
-            self._send(ACKNOWLEDGE, *IDENTITY)
+            self._reply(ACKNOWLEDGE, *IDENTITY)
         elif byte == ECHO:
-            self._send(ECHO)
+            self._reply(ECHO)
         elif byte == RESEND_LAST:
-            self._send(self._last_sent)
+            self._reply(self._last_sent)
         elif byte in (ENABLE, DISABLE, SET_DEFAULTS):
             if byte != ENABLE:
                 self._set_defaults()
             self.scanning = byte != DISABLE
-            self._send(ACKNOWLEDGE)
+            self._reply(ACKNOWLEDGE)
         else:
-            self._send(RESEND)
+            self._reply(RESEND)
 
     def _take_parameter(self, command: int, parameter: int) -> None:
-        self._send(ACKNOWLEDGE)
+        self._reply(ACKNOWLEDGE)
         if command == SET_LEDS:
             self.leds = parameter
         elif command == SCAN_CODE_SET and parameter == 0:
-            self._send(self._scan_code_set)
+            self._reply(self._scan_code_set)
 
     def _set_defaults(self) -> None:
         self._command = None
         self.leds = 0
+
+    def _reply(self, *sent: int) -> None:
+        """Answer the host. Answers are lost while it does not read them: a guest must not fill the memory."""
+        if len(self._queue) < MOST_WAITING:
+            self._send(*sent)
 
     def _send(self, *sent: int) -> None:
         self._queue.extend(sent)

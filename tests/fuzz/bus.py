@@ -11,7 +11,7 @@ import numpy as np
 from dbs_device import IoManager, Resource, Space
 
 from .bus_accesses import ACCESSES
-from .bus_devices import World, new_device, new_memory, new_python, target_of
+from .bus_devices import World, new_device, new_memory, new_python, refresh, target_of
 from .bus_model import LAST, Bus, Plan, Prank, Refused, Unowned
 from .harness import Run
 
@@ -42,6 +42,7 @@ class Machine:
         self.plans: list[Plan] = []
         self.pairs = [self.new_pair()]
         self.open: tuple[Pair, Any, Bus] | None = None
+        self.held: list[Any] = []  # tables that have been replaced, perhaps
 
     # -- drawing
 
@@ -95,6 +96,9 @@ class Machine:
         real = outcome_of(what)
         modelled = outcome_of(expected)
         self.check_calls()
+        for plan in self.plans:
+            if plan.is_stale:
+                refresh(plan)
         assert same_outcome(real, modelled, value), f"{real}, not {modelled}"
         return real
 
@@ -171,6 +175,7 @@ class Machine:
                 pair.model.ranges = model.ranges
 
     def copy(self, pair: Pair) -> None:
+        self.held = [*self.held[-3:], pair.manager.tables()]
         if self.random.random() < 0.6:
             self.run.step("clone")
             model = pair.model.clone()

@@ -244,6 +244,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "uc_mmio_store": ctypes.CFUNCTYPE(None, POINTER, U64, UINT, U64, POINTER)(ADDRESSES["uc_mmio_store"]),
     "uc_pio_out": ctypes.CFUNCTYPE(None, POINTER, U32, ctypes.c_int, U32, POINTER)(ADDRESSES["uc_pio_out"]),
 }
+STRINGS = {
+    name: ctypes.CFUNCTYPE(ctypes.c_size_t, POINTER, U64, UINT, POINTER, ctypes.c_size_t)(ADDRESSES[name])
+    for name in ("pio_in_string", "pio_out_string")
+}
 refuse_unowned = ctypes.CFUNCTYPE(None, POINTER, ctypes.c_int)(ADDRESSES["refuse_unowned"])
 
 
@@ -306,6 +310,44 @@ def entry_point(machine: Machine, pair: Pair) -> None:
     assert handle.pop_exception() is None
 
 
+def string_by_pointer(machine: Machine, pair: Pair) -> None:
+    random, model = machine.random, pair.model
+    size, write = random.choice(SIZES["PIO"]), random.random() < 0.5
+    port, count, refuses = machine.address("PIO", model), random.randint(0, 6), random.random() < 0.3
+    data = random.randbytes(size * count)
+    name = "pio_out_string" if write else "pio_in_string"
+    machine.run.step(name, port, size, data, refuses, count=count + 1)
+    handle = CallbackHandle(pair.manager)
+    refuse_unowned(handle.address, refuses)
+    real, modelled = ctypes.create_string_buffer(data, len(data) + 1), bytearray(data if write else len(data))
+    done = 0
+
+    def items() -> None:
+        nonlocal done
+        for start in range(0, len(data), size):
+            item = modelled[start : start + size]
+            try:
+                model.access("PIO", port, item, write, False)
+                modelled[start : start + size] = item
+            except Unowned:
+                if refuses:
+                    raise
+            done += 1
+
+    made = 0
+
+    def call() -> None:
+        nonlocal made
+        made = STRINGS[name](handle.address, port, size, ctypes.addressof(real), count)
+        error = handle.pop_exception()
+        if error is not None:
+            raise error
+
+    machine.compare(call, items, value=False)
+    assert made == done, f"{made} items made, not {done}"
+    assert real.raw[: len(data)] == modelled
+
+
 def kept_views(machine: Machine, pair: Pair) -> None:
     """What rude devices have kept is used: it is never memory that is gone."""
     random = machine.random
@@ -329,6 +371,7 @@ ACCESSES: tuple[Callable[[Machine, Pair], None], ...] = (
     many,
     string,
     string,
+    string_by_pointer,
     *[entry_point] * 4,
     wrong_arguments,
     bad_buffer,

@@ -172,6 +172,12 @@ def target_of(plan: Plan) -> Any:
             return device if hasattr(device, "pranks") else None
 
 
+def refresh(plan: Plan) -> None:
+    """Take over what a memory has, after an access that was made in part."""
+    device = plan.device.device
+    plan.memory, plan.is_stale = dict(enumerate(bytes(device.view))), False
+
+
 def new_memory(random: Random, tag: int, world: World) -> Plan:
     size = random.choice([1, 7, 0x40, 0x1000, 0x10000])
     content = random.randbytes(min(size, 0x40)) + bytes(max(0, size - 0x40))
@@ -199,6 +205,7 @@ def new_adapter(random: Random, tag: int, world: World) -> Plan:
             plan = new_memory(random, tag, world)
         if kind == "rule":
             sizes = random.choice([{1}, {1, 2}, {1, 4}, {1, 2, 4, 8}])
+            plan.splits = True
             plan.device = AccessRule(plan.device, sizes, unaligned=random.choice(["split", "pass"]))
         else:
             plan.device = PartialDecode((plan.device, 0, 0))

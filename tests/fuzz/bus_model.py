@@ -49,6 +49,8 @@ class Plan:
     is_bank: bool = False  # memory that ends without an error
     shift: int = 0  # of an alias
     mask: int = -1  # of a mirror
+    splits: bool = False  # whether an access that fails may have been made in part
+    is_stale: bool = False  # whether that has happened
     pranks: list[Prank] = field(default_factory=list)
     device: Any = None
 
@@ -195,6 +197,7 @@ class Bus:
         assert memory is not None
         places = [(offset + plan.shift + index) & plan.mask for index in range(len(data))]
         if max(places) >= plan.size and not plan.is_bank:
+            plan.is_stale = plan.splits and write
             raise Refused("MemoryBoundsError")
         if write and plan.raises is not None:
             raise Refused(plan.raises)

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from instrumented import PACKAGE, TESTS, TESTS_OF_OTHER_BUILDS, Tree, sanitizer_library  # noqa: E402
+from instrumented import PACKAGE, TESTS, TESTS_OF_OTHER_BUILDS, Tree, compiler_library  # noqa: E402
 
 FOUND = 66  # exit status of a run in which a sanitizer has found something
 BUILD = ROOT / "build" / "asan"
@@ -33,6 +33,7 @@ ENVIRONMENT = {
 # They run no code of the package that is compiled, or run it in a process that loads the sanitizer too late.
 NOT_RUN = (
     *TESTS_OF_OTHER_BUILDS,
+    "test_cli.py",
     "test_cocotb.py",
     "test_documentation.py",
     "test_generate.py",
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--seconds", default="60", help="of fuzzing")
     parser.add_argument("tests", nargs="*", help="options and files for pytest in place of the fast tests")
     options = parser.parse_args()
-    library = sanitizer_library("libasan")
+    # The sanitizer looks for the functions of C++ when it is loaded; modules of others (matplotlib) use them later.
+    libraries = f"{compiler_library('libasan')} {compiler_library('libstdc++')}"
     tree = Tree(BUILD, PACKAGE + TESTS, ENVIRONMENT)
     tree.build()
     ignored = [f"--ignore=tests/{name}" for name in NOT_RUN]
@@ -60,7 +62,7 @@ def main() -> None:
     for run in runs:
         for report in BUILD.glob("report.*"):
             report.unlink()
-        status = tree.run(*run, LD_PRELOAD=library)
+        status = tree.run(*run, LD_PRELOAD=libraries)
         reports = [report.read_text() for report in BUILD.glob("report.*")]
         print(*reports, sep="\n", flush=True)
         if status != 0 or reports:

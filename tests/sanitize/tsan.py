@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from instrumented import PACKAGE, Tree, sanitizer_library  # noqa: E402
+from instrumented import PACKAGE, Tree, compiler_library  # noqa: E402
 
 FOUND = 66  # exit status of a run in which the sanitizer has found something
 # The sanitizer's shadow memory has fixed places, which randomised addresses may take.
@@ -24,7 +24,7 @@ FIXED_ADDRESSES = ("setarch", "--addr-no-randomize")
 
 def main() -> None:
     """Build, run, and exit as the run did."""
-    library = sanitizer_library("libtsan")
+    library = compiler_library("libtsan")
     options = f"exitcode={FOUND} history_size=4"
     tree = Tree(ROOT / "build" / "tsan", PACKAGE, {"DBS_DEVICE_SANITIZE": "thread", "TSAN_OPTIONS": options})
     tree.build()
