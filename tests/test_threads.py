@@ -290,7 +290,8 @@ def test_no_reader_ever_sees_a_mixture_while_devices_are_swapped(impatient_inter
 
     def read():
         rounds = 0
-        while not stop:
+        all_run.wait(30)
+        while rounds == 0 or not stop:
             for space in SPACES:
                 load(space)
                 resolve(space)
@@ -301,8 +302,10 @@ def test_no_reader_ever_sees_a_mixture_while_devices_are_swapped(impatient_inter
             rounds += 1
         return rounds
 
-    writer = Worker(swap_devices)
+    all_run = threading.Barrier(READERS + 1)
     readers = [Worker(read) for _ in range(READERS)]
+    all_run.wait(30)
+    writer = Worker(swap_devices)
     writer.join(120)
     assert all(reader.result() > 0 for reader in readers)
     writer.result()
