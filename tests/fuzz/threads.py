@@ -26,7 +26,7 @@ RAM_SIZE = 0x100
 READS = 150  # of each thread in a case
 
 
-class Integer(DeviceIo):
+class Numbered:
     """Gives the number of the map that it is in."""
 
     unhandled = "ignore"
@@ -41,6 +41,14 @@ class Integer(DeviceIo):
         return self.number
 
 
+class Integer(Numbered, DeviceIo):
+    pass
+
+
+class Locked(Numbered, DeviceIoMut):
+    pass
+
+
 class Buffer(DeviceIo):
     unhandled = "ignore"
 
@@ -52,19 +60,6 @@ class Buffer(DeviceIo):
 
     def pio_read(self, base: int, offset: int, data: memoryview) -> None:
         data[:] = self.number.to_bytes(4, "little")
-
-
-class Locked(DeviceIoMut):
-    unhandled = "ignore"
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def load(self, base: int, offset: int, size: int) -> int:
-        return self.number
-
-    def pio_in(self, base: int, offset: int, size: int) -> int:
-        return self.number
 
 
 def new_locked(number: int) -> Any:
