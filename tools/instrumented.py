@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ("dbs_device", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-TESTS = ("tests", "examples", "benchmarks", "docs", "tools", "conftest.py")
+DOCUMENTS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "Makefile")
+TESTS = ("tests", "examples", "benchmarks", "docs", "tools", "conftest.py", *DOCUMENTS)
 # They run the package in environments or processes of their own, which are built without the options.
 TESTS_OF_OTHER_BUILDS = ("test_embedding.py", "test_benchmarks.py", "test_installation.py")
 
