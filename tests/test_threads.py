@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import pickle
+import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import weakref
@@ -453,6 +455,9 @@ def test_callbacks_may_be_added_and_removed_while_changes_are_made(impatient_int
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) is None, reason="the guests are compiled"
+)
 def test_guests_in_c_reach_the_right_devices_while_the_map_changes(tmp_path, monkeypatch):
     """The stress that `make tsan` runs."""
     folder = Path(__file__).with_name("sanitize")
