@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rv32.core", reason="the core is not built: make riscv-core")
 
 import rv32.devices as native
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rv32.core import Core
 
@@ -145,6 +145,9 @@ rtc_step = st.one_of(
 )
 
 
+@example(
+    [("store", 0x0C, 4, 397956486), ("store", 0x10, 4, 1), ("store", 0x08, 4, 1), ("store", 0x0C, 4, 0), ("state",)]
+)
 @given(st.lists(rtc_step, max_size=40))
 def test_clocks_do_the_same(steps: list[tuple[Any, ...]]) -> None:
     check_steps("rtc", steps)

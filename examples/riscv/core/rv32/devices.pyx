@@ -536,6 +536,8 @@ cdef class GoldfishRtc(NativeDevice):
             "enabled": bool(self.enabled),
             "pending": bool(self.pending),
             "is_set": bool(self.is_set),
+            # Not what the registers say: ALARM_HIGH may have been written since.
+            "due": self.timer.when if self.is_set else 0,
         }
 
     def load_state(self, state):
@@ -546,7 +548,7 @@ cdef class GoldfishRtc(NativeDevice):
         self.alarm_low, self.alarm_high = checked["alarm_low"], checked["alarm_high"]
         self.enabled, self.pending, self.is_set = checked["enabled"], checked["pending"], checked["is_set"]
         if self.is_set:
-            self.set_alarm()
+            self.timer.set(checked["due"])
         else:
             self.timer.cancel()
         self.output.set(self.enabled and self.pending)
